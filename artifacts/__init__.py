@@ -1,0 +1,1 @@
+"""Stage the artifacts of a StudioML experiment request, and return its results."""

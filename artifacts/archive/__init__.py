@@ -1,0 +1,1 @@
+"""Formats, unpacking and packing: buffers in, files out, and back. Knows no network and no credential."""

@@ -1,0 +1,136 @@
+"""What can go wrong with a request and its artifacts; continues the tree of ``creds.errors`` under the same root.
+
+::
+
+    ToolkitError
+      ArtifactsError
+        RequestError (ValueError)      field path of every problem, gathered
+        ArchiveError (ValueError)
+          UnsafeMember                   a member that would leave the folder, or is no file, folder or link
+          UnsupportedArchive             not an archive this toolkit reads
+          CorruptArchive                 broken or cut short
+        LimitExceeded                  which limit, allowed, seen
+        IntegrityError                 size or digest differs from what was promised
+        FolderError (ValueError)       the staging folder is not one of ours, or is not what was staged
+        FolderInUse (BlockingIOError)  another process works in the staging folder; names its pid
+        DiskError (OSError)            this machine cannot hold it: disk full, quota, read-only, permission
+        StagingError                   failures: label -> error; receipts; retryable only if all are
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from creds.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from artifacts.events import Receipt
+
+
+class ArtifactsError(ToolkitError):
+    """The root of what ``artifacts`` raises."""
+
+    code = "artifacts"
+
+
+class RequestError(ArtifactsError, ValueError):
+    """Raised when a request document, or one field of it, is not what it must be.
+
+    Args:
+        problems: one ``field.path: what is wrong`` a problem; never a value that may be a secret.
+    """
+
+    code = "request"
+
+    def __init__(self, problems: str | Iterable[str], *, hint: str | None = None) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("; ".join(self.problems), hint=hint)
+
+
+class ArchiveError(ArtifactsError, ValueError):
+    """The root of what is wrong with an archive."""
+
+    code = "archive"
+
+
+class UnsafeMember(ArchiveError):
+    """Raised when a member would leave the folder, or is no file, folder or link."""
+
+    code = "unsafe-member"
+
+
+class UnsupportedArchive(ArchiveError):
+    """Raised when the bytes are no archive this toolkit reads, or use a feature it refuses."""
+
+    code = "unsupported-archive"
+
+
+class CorruptArchive(ArchiveError):
+    """Raised when an archive is broken or cut short."""
+
+    code = "corrupt-archive"
+
+
+class LimitExceeded(ArtifactsError):
+    """Raised when a limit is passed; nothing is ever cut to fit.
+
+    Args:
+        limit: its name as the user sets it, such as ``max_bytes`` or ``resources_needed.hdd``.
+        allowed, seen: in the limit's unit; ``seen`` is the least amount that was found to pass it.
+    """
+
+    code = "limit-exceeded"
+
+    def __init__(
+        self, message: str, *, limit: str = "", allowed: int = 0, seen: int = 0, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.limit = limit
+        self.allowed = allowed
+        self.seen = seen
+
+
+class IntegrityError(ArtifactsError):
+    """Raised when the size or digest of what came differs from what was promised."""
+
+    code = "integrity"
+
+
+class FolderError(ArtifactsError, ValueError):
+    """Raised when the staging folder is not one of ours and not empty, or a label's folder is not what was staged."""
+
+    code = "folder"
+
+
+class FolderInUse(ArtifactsError, BlockingIOError):
+    """Raised when another process works in the staging folder; the message names its pid."""
+
+    code = "folder-in-use"
+    retryable = True
+
+
+class DiskError(ArtifactsError, OSError):
+    """Raised when this machine cannot hold the files: disk full, quota, read-only, permission."""
+
+    code = "disk"
+
+
+class StagingError(ArtifactsError):
+    """Raised when artifacts of a request failed; the others are done, or named as skipped in the receipts.
+
+    Args:
+        failures: label to its error.
+        receipts: one for every artifact, failed and skipped ones too.
+    """
+
+    code = "staging"
+
+    def __init__(
+        self, message: str, *, failures: Mapping[str, ToolkitError] | None = None, receipts: Iterable[Receipt] = ()
+    ) -> None:
+        self.failures = dict(failures or {})
+        hint = next((error.hint for error in self.failures.values() if error.hint), None)
+        retryable = bool(self.failures) and all(error.retryable for error in self.failures.values())
+        super().__init__(message, hint=hint, retryable=retryable)
+        self.receipts = tuple(receipts)

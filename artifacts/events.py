@@ -1,0 +1,135 @@
+"""What happened, for programs: events while it happens, one receipt an artifact when it is over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """Work on an artifact begins. ``total_bytes`` is the object's size, None until it is known."""
+
+    op: str
+    label: str
+    location: str
+    total_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """``done_bytes`` of the object have passed the network so far; ``total_bytes`` as far as known."""
+
+    op: str
+    label: str
+    done_bytes: int
+    total_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """An attempt failed and is repeated after ``wait_seconds``; ``error`` says why."""
+
+    op: str
+    label: str
+    attempt: int
+    wait_seconds: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What came is what was promised; ``by`` says how it is known (``sha256``, ``md5``)."""
+
+    op: str
+    label: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The artifact is in its place, whole: the folder after a fetch, the object after an upload."""
+
+    op: str
+    label: str
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The artifact failed; nothing half-made is left."""
+
+    op: str
+    label: str
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passed:
+    """Nothing was to be done: ``receipt.status`` says why (unchanged, kept, empty, skipped, owed)."""
+
+    op: str
+    label: str
+    receipt: Receipt
+
+
+Event = Started | Progress | Retried | Verified | Published | Failed | Passed
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What became of one artifact. Every field is always written; see ``docs/receipts.md``.
+
+    Attributes:
+        op: fetch, upload, checkpoint, get or put.
+        status: done, unchanged, kept, empty, skipped, owed or failed.
+        object_bytes, unpacked_bytes: as stored, and as files.
+        verified: sha256, md5, checksum, etag or none.
+        pinned: etag, version, weak or none: what held a fetch's parts to one generation of the object.
+        conditional: enforced, ignored or None: what became of an upload's condition.
+        cache: hit, miss or off.
+        rule: the policy's rule that allowed (or refused) the location.
+    """
+
+    op: str
+    label: str
+    status: str
+    location: str | None = None
+    path: str | None = None
+    mutable: bool | None = None
+    etag: str | None = None
+    version: str | None = None
+    object_bytes: int | None = None
+    unpacked_bytes: int | None = None
+    members: int | None = None
+    sha256: str | None = None
+    verified: str = "none"
+    pinned: str = "none"
+    conditional: str | None = None
+    cache: str = "off"
+    credential: dict[str, Any] | None = None
+    rule: str | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+    bytes_per_second: int | None = None
+    warnings: tuple[dict[str, str], ...] = ()
+    error: dict[str, Any] | None = None
+    run: str = ""
+    experiment: str = ""
+    time: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def to_json(self) -> str:
+        """The receipt as one line of JSON, keys in the documented order."""
+        values = asdict(self)
+        line = {"v": 1, "type": "receipt", "time": utc(self.time), "run": self.run, "experiment": self.experiment}
+        line.update((name, values[name]) for name in values if name not in line)
+        return json.dumps(line, separators=(",", ":"), ensure_ascii=False)
+
+
+def utc(moment: datetime) -> str:
+    """A time as the receipts write it: UTC, milliseconds, ``Z``."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

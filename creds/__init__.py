@@ -1,0 +1,1 @@
+"""Credentials of a request become live storage clients."""

@@ -1,0 +1,325 @@
+"""What a store is: six verbs over keys, and the small values they speak in.
+
+A store talks to one bucket (or one root) with one identity. Between a store and a disk everything is an iterator of
+buffers; a buffer is ``bytes`` or a ``memoryview`` of bytes and is not changed after it was handed over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from creds.errors import Cancelled, ToolkitError
+
+Buffer = bytes | memoryview
+
+DEFAULT_WINDOW_BYTES = 96 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectMeta:
+    """What a store says of one object.
+
+    Attributes:
+        key: the object's key.
+        size_bytes: its length, None when the server does not tell.
+        etag: the server's ETag as sent, quotes included; None when it has none.
+        version: the server's version id, None where versioning is off.
+        modified: the last change, timezone-aware; None when the server does not tell.
+        checksums: algorithm name (``sha256``, ``crc32``, ...) to the server's value for the whole object.
+    """
+
+    key: str
+    size_bytes: int | None = None
+    etag: str | None = None
+    version: str | None = None
+    modified: datetime | None = None
+    checksums: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """One repeated attempt, told before its wait begins.
+
+    Attributes:
+        op: the operation that is repeated.
+        attempt: the number of the attempt that failed, from 1.
+        wait_seconds: how long until the next one.
+        error: why.
+    """
+
+    op: str
+    attempt: int
+    wait_seconds: float
+    error: ToolkitError
+
+
+OnRetry = Callable[[Retry], None]
+
+
+class Cancel:
+    """A switch that stops work: set once, seen by every thread, wakes every wait.
+
+    A child made by :meth:`child` is cancelled with its parent, not the other way round.
+    """
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._next = 0
+        self.reason = "cancelled"
+
+    @property
+    def cancelled(self) -> bool:
+        return self._event.is_set()
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Stop the work. Callbacks run once, in this thread; a second call does nothing."""
+        with self._lock:
+            if self._event.is_set():
+                return
+            self.reason = reason
+            self._event.set()
+            callbacks = list(self._callbacks.values())
+            self._callbacks.clear()
+        for callback in callbacks:
+            callback()
+
+    def check(self) -> None:
+        """Raise :class:`~creds.errors.Cancelled` if the work was stopped."""
+        if self._event.is_set():
+            raise Cancelled(self.reason)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep for ``seconds``, or raise :class:`~creds.errors.Cancelled` as soon as the work is stopped."""
+        if self._event.wait(seconds):
+            raise Cancelled(self.reason)
+
+    @contextmanager
+    def calling(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Call ``callback`` when the work is stopped while the ``with`` block runs (at once if it already was)."""
+        with self._lock:
+            number = self._next
+            self._next += 1
+            already = self._event.is_set()
+            if not already:
+                self._callbacks[number] = callback
+        if already:
+            callback()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._callbacks.pop(number, None)
+
+    @contextmanager
+    def child(self) -> Iterator[Cancel]:
+        """A switch of its own for one part of the work, stopped with this one."""
+        child = Cancel()
+        with self.calling(lambda: child.cancel(self.reason)):
+            yield child
+
+
+class Window:
+    """The process's budget of bytes in flight: reads ahead and upload parts.
+
+    A stream's next part in order is always granted, so nothing can deadlock; only work ahead of that waits for room,
+    and no stream may hold more than its fair share while others are active. Memory is therefore bounded by
+    ``max_bytes`` plus one part a stream.
+
+    Args:
+        max_bytes: bytes in flight over all streams.
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_WINDOW_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self.lock = threading.Lock()
+        self.used_bytes = 0
+        self.streams = 0
+
+    @contextmanager
+    def stream(self) -> Iterator[Share]:
+        """Join as one stream for as long as the ``with`` block runs."""
+        share = Share(self)
+        with self.lock:
+            self.streams += 1
+        try:
+            yield share
+        finally:
+            with self.lock:
+                self.streams -= 1
+                self.used_bytes -= share.held
+                share.held = 0
+
+
+class Share:
+    """One stream's part of a :class:`Window`."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self.held = 0
+
+    def take(self, count: int) -> None:
+        """Account for the stream's next part in order: always granted."""
+        with self._window.lock:
+            self._window.used_bytes += count
+            self.held += count
+
+    def try_take(self, count: int) -> bool:
+        """Account for a part ahead of the next one; False when there is no room or it is more than a fair share."""
+        window = self._window
+        with window.lock:
+            fair = window.max_bytes // max(1, window.streams)
+            if window.used_bytes + count > window.max_bytes or self.held + count > fair:
+                return False
+            window.used_bytes += count
+            self.held += count
+            return True
+
+    def give(self, count: int) -> None:
+        """Return what was taken."""
+        with self._window.lock:
+            self._window.used_bytes -= count
+            self.held -= count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """How often and how long an idempotent operation is repeated.
+
+    Attributes:
+        attempts: tries in all, the first included.
+        for_seconds: no new try starts later than this after the first.
+        first_wait_seconds, max_wait_seconds: the back-off doubles from one to the other, with full jitter; a server's
+            Retry-After is obeyed up to the latter.
+    """
+
+    attempts: int = 6
+    for_seconds: float = 120.0
+    first_wait_seconds: float = 0.2
+    max_wait_seconds: float = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """How a store talks, apart from where to and as whom. Everything has a finite default.
+
+    Attributes:
+        connect_timeout_seconds, read_timeout_seconds: for one connection, and for one silence on it.
+        retries: see :class:`Retries`.
+        window: the process's budget of bytes in flight; None makes one for this store alone.
+        ambient: use the machine's own AWS chain where the credential is absent.
+        profile: use this profile of the machine's AWS configuration where the credential is absent.
+        request_env: the request's own environment, whose ``AWS_*`` pair serves where the credential is absent.
+        region: overrides every other source of the region.
+        addressing: ``path``, ``virtual`` or ``auto`` (virtual on AWS, path elsewhere).
+        checksums: send boto3's default checksums: ``auto`` (on AWS only), ``always`` or ``never``.
+        part_bytes: the smallest part of a ranged read or a multipart upload.
+        parallel_parts: parts of one object in flight at the most.
+    """
+
+    connect_timeout_seconds: float = 10.0
+    read_timeout_seconds: float = 60.0
+    retries: Retries = Retries()
+    window: Window | None = None
+    ambient: bool = False
+    profile: str | None = None
+    request_env: Mapping[str, str] = field(default_factory=dict)
+    region: str | None = None
+    addressing: str = "auto"
+    checksums: str = "auto"
+    part_bytes: int = 8 << 20
+    parallel_parts: int = 4
+
+
+class Reading(Protocol):
+    """One object being read, in order. Leave the ``with`` block early and its connections close at once.
+
+    ``meta`` is known as soon as :meth:`Store.open` returns. Iteration raises what :meth:`Store.open` raises, and
+    :class:`~creds.errors.ObjectChanged` when the object is replaced in between. ``pinned`` says what holds the parts
+    to one generation: ``etag``, ``version``, ``weak`` (size and time only) or ``none`` (a single response).
+    """
+
+    @property
+    def meta(self) -> ObjectMeta: ...
+    @property
+    def pinned(self) -> str: ...
+    def __iter__(self) -> Iterator[Buffer]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Store(Protocol):
+    """One bucket or root, one identity. Safe to use from many threads.
+
+    Every verb raises the :class:`~creds.errors.StoreError` that fits, retries idempotent work by its options, and
+    stops with :class:`~creds.errors.Cancelled` within a second of ``cancel``.
+    """
+
+    @property
+    def client(self) -> Any:
+        """The live SDK object (for S3 a boto3 client, signing with the same provider): the documented way out."""
+
+    @property
+    def enforces_conditions(self) -> bool:
+        """Does the server hold ``if_match`` and ``if_none_match`` on writes? May ask it once, leaving nothing behind.
+
+        False unless proven: some S3 servers accept the headers and ignore them.
+        """
+
+    def open(
+        self,
+        key: str,
+        *,
+        start: int = 0,
+        if_match: str | None = None,
+        cancel: Cancel | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Reading:
+        """Begin to read ``key`` from byte ``start``; no request precedes the first GET.
+
+        Raises ObjectNotFound, BucketNotFound, AccessDenied, Unauthenticated, ObjectChanged (``if_match`` differs),
+        StoreTimeout, StoreUnavailable.
+        """
+
+    def write(
+        self,
+        key: str,
+        buffers: Iterable[Buffer],
+        *,
+        size_hint_bytes: int | None = None,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        cancel: Cancel | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> ObjectMeta:
+        """Write all of ``buffers`` as ``key``: it appears when complete, or not at all.
+
+        An exception out of ``buffers`` aborts the write and passes through. ``if_match`` (an ETag) and
+        ``if_none_match`` (True: only if absent) raise ObjectChanged where the server enforces them.
+        """
+
+    def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
+        """What the server says of ``key``, without its bytes. Raises as :meth:`open`."""
+
+    def list(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
+        """Every object whose key starts with ``prefix``, sorted by the key's bytes, page by page."""
+
+    def delete(self, key: str, *, cancel: Cancel | None = None) -> None:
+        """Remove ``key``; one that is absent already is no error (S3 cannot tell)."""
+
+    def sign(self, key: str, method: str = "GET", *, expires_seconds: int = 3600) -> str:
+        """A URL that lets whoever holds it GET or PUT ``key`` until it expires. A secret. May raise NotSupported."""
+
+    def close(self) -> None:
+        """Close connections and threads. The store is not used afterwards; a second call does nothing."""
