@@ -1,1 +1,163 @@
-"""Stage the artifacts of a StudioML experiment request, and return its results."""
+"""Stage the artifacts of a StudioML experiment request, and return its results.
+
+``StagingDir`` does the main job; ``loads`` and ``dumps`` read and write the documents; ``get``, ``put`` and ``push``
+move single objects and a client's own folders with the caller's authority. Every error is a ``ToolkitError``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from artifacts.errors import (
+        ArchiveError as ArchiveError,
+    )
+    from artifacts.errors import (
+        ArtifactsError as ArtifactsError,
+    )
+    from artifacts.errors import (
+        CorruptArchive as CorruptArchive,
+    )
+    from artifacts.errors import (
+        DiskError as DiskError,
+    )
+    from artifacts.errors import (
+        FolderError as FolderError,
+    )
+    from artifacts.errors import (
+        FolderInUse as FolderInUse,
+    )
+    from artifacts.errors import (
+        IntegrityError as IntegrityError,
+    )
+    from artifacts.errors import (
+        LimitExceeded as LimitExceeded,
+    )
+    from artifacts.errors import (
+        RequestError as RequestError,
+    )
+    from artifacts.errors import (
+        StagingError as StagingError,
+    )
+    from artifacts.errors import (
+        UnsafeMember as UnsafeMember,
+    )
+    from artifacts.errors import (
+        UnsupportedArchive as UnsupportedArchive,
+    )
+    from artifacts.events import (
+        Failed as Failed,
+    )
+    from artifacts.events import (
+        Passed as Passed,
+    )
+    from artifacts.events import (
+        Progress as Progress,
+    )
+    from artifacts.events import (
+        Published as Published,
+    )
+    from artifacts.events import (
+        Receipt as Receipt,
+    )
+    from artifacts.events import (
+        Retried as Retried,
+    )
+    from artifacts.events import (
+        Started as Started,
+    )
+    from artifacts.events import (
+        Verified as Verified,
+    )
+    from artifacts.limits import Limits as Limits
+    from artifacts.objects import Access as Access
+    from artifacts.objects import get as get
+    from artifacts.objects import put as put
+    from artifacts.pushing import push as push
+    from artifacts.request import (
+        Artifact as Artifact,
+    )
+    from artifacts.request import (
+        Config as Config,
+    )
+    from artifacts.request import (
+        Database as Database,
+    )
+    from artifacts.request import (
+        Experiment as Experiment,
+    )
+    from artifacts.request import (
+        Info as Info,
+    )
+    from artifacts.request import (
+        Request as Request,
+    )
+    from artifacts.request import (
+        Resource as Resource,
+    )
+    from artifacts.request import (
+        RunnerCustom as RunnerCustom,
+    )
+    from artifacts.request import (
+        dumps as dumps,
+    )
+    from artifacts.request import (
+        loads as loads,
+    )
+    from artifacts.staging import StagingDir as StagingDir
+    from creds.errors import ToolkitError as ToolkitError
+
+_HOMES = {
+    "Access": "artifacts.objects",
+    "ArchiveError": "artifacts.errors",
+    "Artifact": "artifacts.request",
+    "ArtifactsError": "artifacts.errors",
+    "Config": "artifacts.request",
+    "CorruptArchive": "artifacts.errors",
+    "Database": "artifacts.request",
+    "DiskError": "artifacts.errors",
+    "Experiment": "artifacts.request",
+    "Failed": "artifacts.events",
+    "FolderError": "artifacts.errors",
+    "FolderInUse": "artifacts.errors",
+    "Info": "artifacts.request",
+    "IntegrityError": "artifacts.errors",
+    "LimitExceeded": "artifacts.errors",
+    "Limits": "artifacts.limits",
+    "Passed": "artifacts.events",
+    "Progress": "artifacts.events",
+    "Published": "artifacts.events",
+    "Receipt": "artifacts.events",
+    "Request": "artifacts.request",
+    "RequestError": "artifacts.errors",
+    "Resource": "artifacts.request",
+    "Retried": "artifacts.events",
+    "RunnerCustom": "artifacts.request",
+    "StagingDir": "artifacts.staging",
+    "StagingError": "artifacts.errors",
+    "Started": "artifacts.events",
+    "ToolkitError": "creds.errors",
+    "UnsafeMember": "artifacts.errors",
+    "UnsupportedArchive": "artifacts.errors",
+    "Verified": "artifacts.events",
+    "dumps": "artifacts.request",
+    "get": "artifacts.objects",
+    "loads": "artifacts.request",
+    "push": "artifacts.pushing",
+    "put": "artifacts.objects",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - one list of the names, not two
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: nobody waits for pydantic or an SDK they do not need."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,7 +20,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from errno import errorcode
+from os import strerror
+from typing import TYPE_CHECKING, Self
 
 from creds.errors import ToolkitError
 
@@ -111,9 +113,39 @@ class FolderInUse(ArtifactsError, BlockingIOError):
 
 
 class DiskError(ArtifactsError, OSError):
-    """Raised when this machine cannot hold the files: disk full, quota, read-only, permission."""
+    """Raised when this machine cannot hold the files: disk full, quota, read-only, permission.
+
+    Args:
+        errno: the system's number for it, such as ``errno.ENOSPC``.
+    """
 
     code = "disk"
+
+    def __init__(
+        self, message: str, *, errno: int | None = None, hint: str | None = None, retryable: bool | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, retryable=retryable)
+        self.errno = errno
+
+    @classmethod
+    def of(cls, operation: str, path: str, error: OSError) -> Self:
+        """The error for an operation on a path that the system refused; the caller chains ``error``."""
+        number = error.errno or 0
+        name = errorcode.get(number, str(number))
+        hint = _DISK_HINTS.get(name, "look at the disk and its permissions, or use another machine")
+        return cls(f"cannot {operation} {path}: {strerror(number)} ({name})", errno=number, hint=hint)
+
+
+_DISK_HINTS = {
+    "ENOSPC": "free space or use another machine",
+    "EDQUOT": "free space, raise the quota or use another machine",
+    "EFBIG": "raise the limit of a file's size (ulimit -f) or use another machine",
+    "EROFS": "use a folder that can be written to, or another machine",
+    "EACCES": "give this user access to the folder, or use another one",
+    "EPERM": "give this user access to the folder, or use another one",
+    "EMFILE": "raise the limit of open files (ulimit -n)",
+    "ENFILE": "close files on this machine or use another one",
+}
 
 
 class StagingError(ArtifactsError):

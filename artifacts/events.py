@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import secrets
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+from creds.errors import ToolkitError
+from creds.store import OnRetry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,3 +139,63 @@ class Receipt:
 def utc(moment: datetime) -> str:
     """A time as the receipts write it: UTC, milliseconds, ``Z``."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Report:
+    """Makes the events and receipts of one run, and hands them on from one thread at a time.
+
+    Args:
+        on_event: called with every event.
+        experiment: the request's key, for the receipts.
+        run: the run's name; None makes one.
+    """
+
+    def __init__(self, on_event: OnEvent | None = None, *, experiment: str = "", run: str | None = None) -> None:
+        self.run = run or run_id()
+        self.experiment = experiment
+        self._on_event = on_event
+        self._lock = threading.Lock()
+
+    def emit(self, event: Event) -> None:
+        """Hand on one event."""
+        if self._on_event is not None:
+            with self._lock:
+                self._on_event(event)
+
+    def on_bytes(self, op: str, label: str) -> Callable[[int, int | None], None]:
+        """What a transfer calls with its bytes so far and in all."""
+        return lambda done, total: self.emit(Progress(op=op, label=label, done_bytes=done, total_bytes=total))
+
+    def on_retry(self, op: str, label: str) -> OnRetry:
+        """What a store calls before it waits."""
+        return lambda retry: self.emit(
+            Retried(op=op, label=label, attempt=retry.attempt, wait_seconds=retry.wait_seconds, error=str(retry.error))
+        )
+
+    def receipt(self, op: str, label: str, status: str, **facts: Any) -> Receipt:
+        """Write the receipt of an artifact that is over, and emit the event that carries it."""
+        receipt = Receipt(op=op, label=label, status=status, run=self.run, experiment=self.experiment, **facts)
+        if status == "done":
+            self.emit(Published(op=op, label=label, receipt=receipt))
+        elif receipt.error is not None:
+            self.emit(Failed(op=op, label=label, receipt=receipt))
+        else:
+            self.emit(Passed(op=op, label=label, receipt=receipt))
+        return receipt
+
+
+def error_facts(error: ToolkitError) -> dict[str, Any]:
+    """An error as a receipt writes it."""
+    names = ("http_status", "server_code", "server_request_id", "rule")
+    return {"code": error.code, "message": str(error), "hint": error.hint, "retryable": error.retryable} | {
+        name: getattr(error, name, None) for name in names
+    }
+
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def run_id() -> str:
+    """A new name for a run: a ULID, which sorts by time."""
+    number = int(time.time() * 1000) << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass
 
 from artifacts.errors import LimitExceeded
+
+FREE_SPACE = "free space"
+"""The name of the limit that is this machine's, not the request's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,3 +95,9 @@ class Budget:
                 allowed=allowed,
                 seen=unpacked_bytes,
             )
+
+
+def free_bytes(where: int | str | os.PathLike[str], keep_free_bytes: int = 0) -> int:
+    """What the file system of an open folder or a path can still take, less what is to be kept free."""
+    found = os.statvfs(where)
+    return max(0, found.f_bavail * found.f_frsize - keep_free_bytes)

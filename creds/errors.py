@@ -168,6 +168,8 @@ class StoreError(CredsError):
     """
 
     code = "store"
+    retry_after_seconds: float | None = None
+    """How long the server asked to be left alone (Retry-After); set by the engine that read it."""
 
     def __init__(
         self,

@@ -230,7 +230,7 @@ class StoreOptions:
     window: Window | None = None
     ambient: bool = False
     profile: str | None = None
-    request_env: Mapping[str, str] = field(default_factory=dict)
+    request_env: Mapping[str, str] = field(default_factory=dict, repr=False)
     region: str | None = None
     addressing: str = "auto"
     checksums: str = "auto"

@@ -1,0 +1,426 @@
+"""The commands, their arguments and options. Each loads what it needs when it runs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from artifacts.cli.session import Session
+    from artifacts.objects import Access
+    from artifacts.request import Request
+    from artifacts.staging import StagingDir
+    from creds.policy import Endpoint, Policy
+    from creds.store import StoreOptions
+
+
+def main() -> None:
+    """The entry point of the ``artifacts`` command."""
+    cli(prog_name="artifacts")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="artifact-creds")
+def cli() -> None:
+    """Stage the artifacts of a StudioML experiment request, run it, and return its results.
+
+    Exit codes: 0 done; 2 usage or request invalid; 3 refused by policy; 4 not found; 5 credential; 6 archive or
+    digest; 7 changed or in conflict; 8 limit; 9 this machine; 75 transient, run again; docs/exit-codes.md has the
+    rest.
+    """
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command; they become one ``Session``."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print receipts and a summary, one JSON object a line.")
+    @click.option("-q", "--quiet", is_flag=True, help="Tell only warnings and errors.")
+    @click.option("-v", "--verbose", count=True, help="Tell more; -vv tells every event.")
+    @click.option("--log-file", type=click.Path(dir_okay=False), help="Append what is told here, with UTC times.")
+    @click.option("--traceback", "show_traceback", is_flag=True, help="Show where an error came from.")
+    @functools.wraps(command)
+    def wrapped(
+        *, as_json: bool, quiet: bool, verbose: int, log_file: str | None, show_traceback: bool, **rest: Any
+    ) -> None:
+        from artifacts.cli.session import Session
+
+        session = Session(
+            op=command.__name__.removesuffix("_"),
+            as_json=as_json,
+            verbosity=-1 if quiet else verbose,
+            show_traceback=show_traceback,
+            log_file=log_file,
+        )
+        sys.exit(session.perform(lambda: command(session, **rest)))
+
+    return wrapped
+
+
+def _endpoints(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that name what a request may reach."""
+    for option in (
+        click.option("--config", type=click.Path(dir_okay=False), help="The configuration file (artifacts.toml)."),
+        click.option(
+            "--endpoint",
+            "named",
+            multiple=True,
+            metavar="URL",
+            help="An S3 server that requests may reach, such as http://minio.ml.svc:9000; repeatable, also "
+            "$ARTIFACTS_ENDPOINTS. Naming http:// allows its plaintext.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _identity(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that lend the caller's own AWS identity."""
+    for option in (
+        click.option("--profile", metavar="NAME", help="Use this AWS profile where the request has no credential."),
+        click.option(
+            "--ambient", is_flag=True, help="Use the machine's AWS chain where the request has no credential."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+class _Bytes(click.ParamType[int]):
+    """A size such as 10GiB, as the request documents write it."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from artifacts.errors import RequestError
+        from artifacts.request import parse_size
+
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except RequestError:
+            self.fail("expected a size such as 500MB or 10GiB", param, ctx)
+
+
+def _staging(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the commands that work in a staging folder."""
+    for option in (
+        click.option(
+            "--keep-free", type=_Bytes(), default="0", metavar="SIZE", help="Free space to leave on the file system."
+        ),
+        click.option(
+            "--max-bytes", type=_Bytes(), metavar="SIZE", help="Unpacked bytes of a request, at most [100GiB]."
+        ),
+        click.option("--file-root", "file_roots", multiple=True, metavar="DIR", help="Allow file: URLs below DIR."),
+        _identity,
+        _endpoints,
+    ):
+        command = option(command)
+    return command
+
+
+_start_empty = click.option(
+    "--start-empty",
+    multiple=True,
+    metavar="LABEL",
+    help="Begin LABEL with an empty folder where the server answers 403 for an object that may be missing.",
+)
+_fresh = click.option("--fresh", is_flag=True, help="Fetch everything again, and replace local changes.")
+_request = click.argument("request", metavar="REQUEST", type=click.Path(dir_okay=False, allow_dash=True))
+_into = click.option("--into", required=True, metavar="DIR", type=click.Path(file_okay=False), help="Where to stage.")
+
+
+@cli.command()
+@_request
+@_into
+@_fresh
+@_start_empty
+@_staging
+@_common
+def stage(session: Session, request: str, into: str, *, fresh: bool, start_empty: tuple[str, ...], **rest: Any) -> None:
+    """Fetch every artifact to DIR/<label>/; REQUEST is a file, or - for standard input."""
+    loaded = _load(session, request)
+    receipts = _staging_dir(session, into, **rest).stage(loaded, fresh=fresh, start_empty=start_empty)
+    session.results(receipts)
+
+
+@cli.command()
+@_request
+@click.option("--from", "folder", required=True, metavar="DIR", type=click.Path(file_okay=False), help="Where it is.")
+@_staging
+@_common
+def upload(session: Session, request: str, folder: str, **rest: Any) -> None:
+    """Upload the mutable artifacts that changed since they were staged."""
+    loaded = _load(session, request)
+    session.results(_staging_dir(session, folder, **rest).upload(loaded))
+
+
+@cli.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": True})
+@_request
+@_into
+@click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
+@_fresh
+@_start_empty
+@_staging
+@_common
+def run(
+    session: Session,
+    request: str,
+    into: str,
+    command: tuple[str, ...],
+    *,
+    fresh: bool,
+    start_empty: tuple[str, ...],
+    **rest: Any,
+) -> int:
+    """Stage, run CMD in DIR/workspace, upload what changed.
+
+    CMD's environment is PATH, HOME, LANG, TMPDIR and the request's config.env, nothing else. Its exit code is the
+    exit code, once everything is stored.
+    """
+    from artifacts.cli.running import run_request
+
+    loaded = _load(session, request)
+    with _staging_dir(session, into, **rest) as staging:
+        return run_request(
+            session, staging, loaded, list(command), fresh=fresh, start_empty=start_empty, environ=os.environ
+        )
+
+
+@cli.command()
+@_request
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where the completed request goes, or -.")
+@_identity
+@_endpoints
+@_common
+def push(session: Session, request: str, output: str, **rest: Any) -> None:
+    """Pack and upload each artifact's `local` path, and write the request that names them.
+
+    Relative paths are read from REQUEST's own folder. An empty key becomes blobstore/<sha256 of the plain tar>.tar.
+    """
+    from artifacts.cli.session import print_json
+    from artifacts.pushing import push as push_request
+    from artifacts.request import dumps
+    from artifacts.state import write_private
+
+    loaded = _load(session, request)
+    policy, options, endpoints = _caller(session, **rest)
+    completed, receipts = push_request(
+        loaded,
+        base=Path.cwd() if request == "-" else Path(request).absolute().parent,
+        policy=policy,
+        options=options,
+        endpoint=endpoints[0] if len(endpoints) == 1 else None,
+        on_event=session.on_event,
+        cancel=session.cancel,
+    )
+    if output == "-":
+        print_json(dumps(completed).decode())
+        return
+    write_private(Path(output), dumps(completed) + b"\n")
+    session.results(receipts)
+    session.say(f"wrote {output}")
+
+
+_endpoint_url = click.option("--endpoint-url", metavar="URL", help="The S3 server of URLs that name none, as in aws.")
+_credentials = click.option(
+    "--credentials",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="A request's `credentials` object as JSON; else the caller's own AWS setup is used.",
+)
+_anonymous = click.option("--anonymous", is_flag=True, help="Use no credential at all.")
+
+
+@cli.command()
+@click.argument("url")
+@click.argument("path", type=click.Path(allow_dash=True))
+@click.option("--unpack", is_flag=True, help="Unpack an archive into PATH, a new folder.")
+@_credentials
+@_anonymous
+@_endpoint_url
+@_identity
+@_endpoints
+@_common
+def get(session: Session, url: str, path: str, *, unpack: bool, **rest: Any) -> None:
+    """Fetch one object to PATH, or to standard output when PATH is -."""
+    from artifacts import objects
+
+    access = _access(session, **rest)
+    if path == "-":
+        if unpack or session.as_json:
+            raise click.UsageError("standard output takes neither --unpack nor --json")
+        session.stdout_is_content = True
+        objects.get_stream(url, sys.stdout.buffer, access=access, on_event=session.on_event, cancel=session.cancel)
+        return
+    receipt = objects.get(url, path, unpack=unpack, access=access, on_event=session.on_event, cancel=session.cancel)
+    session.results([receipt])
+
+
+@cli.command()
+@click.argument("path", type=click.Path(allow_dash=True))
+@click.argument("url")
+@click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
+@_credentials
+@_anonymous
+@_endpoint_url
+@_identity
+@_endpoints
+@_common
+def put(session: Session, path: str, url: str, *, if_absent: bool, **rest: Any) -> None:
+    """Send a file, a folder (packed by URL's extension), or standard input when PATH is -."""
+    from artifacts import objects
+
+    receipt = objects.put(
+        sys.stdin.buffer if path == "-" else path,
+        url,
+        if_absent=if_absent,
+        access=_access(session, **rest),
+        on_event=session.on_event,
+        cancel=session.cancel,
+    )
+    session.results([receipt])
+
+
+@cli.command()
+@_request
+@_staging
+@_common
+def check(session: Session, request: str, **rest: Any) -> int:
+    """Resolve and probe each artifact, and move nothing."""
+    from artifacts.cli.checking import check_request
+
+    loaded = _load(session, request)
+    policy, options = _operator(session, **_only(rest, "named", "config", "file_roots", "ambient", "profile"))
+    return check_request(session, loaded, policy, options)
+
+
+@cli.command()
+@click.option("--keep", metavar="DIR", type=click.Path(file_okay=False), help="Work in DIR, and leave it there.")
+@click.option("--endpoint-url", metavar="URL", help="Use this S3 server instead of the embedded one.")
+@click.option("--credentials", type=click.Path(dir_okay=False), metavar="FILE", help="The keys for --endpoint-url.")
+@_common
+def demo(session: Session, keep: str | None, endpoint_url: str | None, credentials: str | None) -> None:
+    """The whole of it on an embedded S3 server: push, stage, run, upload, fetch back, compare."""
+    from artifacts.cli.demo import demonstrate
+
+    if (endpoint_url is None) != (credentials is None):
+        raise click.UsageError("--endpoint-url and --credentials go together")
+    demonstrate(session, keep=keep, endpoint_url=endpoint_url, credentials=_read_credentials(credentials))
+
+
+# -- from options to objects -------------------------------------------------------------------------------------
+
+
+def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names}
+
+
+def _load(session: Session, name: str) -> Request:
+    from artifacts.errors import RequestError
+    from artifacts.request import Request, loads
+
+    try:
+        request = loads(sys.stdin.buffer.read()) if name == "-" else Request.load(name)
+    except OSError as error:
+        raise RequestError(f"cannot read {name}: {error.strerror}") from error
+    for warning in request.warnings:
+        session.warn(warning)
+    return request
+
+
+def _named(session: Session, named: tuple[str, ...], config: str | None) -> list[Endpoint]:
+    from artifacts.cli import config as configuration
+
+    path = configuration.find(config, os.environ)
+    from_file: list[Endpoint] = []
+    if path is not None:
+        from_file, warnings = configuration.load(path)
+        for warning in warnings:
+            session.warn(warning)
+    return configuration.endpoints(named, os.environ, from_file)
+
+
+def _operator(
+    session: Session,
+    *,
+    named: tuple[str, ...],
+    config: str | None,
+    file_roots: tuple[str, ...],
+    ambient: bool,
+    profile: str | None,
+) -> tuple[Policy, StoreOptions]:
+    """What the operator allows a request."""
+    from creds.policy import Policy
+    from creds.store import StoreOptions
+
+    policy = Policy.for_requests(_named(session, named, config), file_roots=file_roots)
+    return policy, StoreOptions(ambient=ambient, profile=profile)
+
+
+def _staging_dir(session: Session, folder: str, *, keep_free: int, max_bytes: int | None, **rest: Any) -> StagingDir:
+    from artifacts.limits import Limits
+    from artifacts.staging import StagingDir
+
+    policy, options = _operator(session, **rest)
+    return StagingDir(
+        folder,
+        policy=policy,
+        options=options,
+        limits=Limits() if max_bytes is None else Limits(max_bytes=max_bytes),
+        keep_free_bytes=keep_free,
+        on_event=session.on_event,
+        cancel=session.cancel,
+        run=session.run,
+    )
+
+
+def _caller(
+    session: Session,
+    *,
+    named: tuple[str, ...],
+    config: str | None,
+    ambient: bool,
+    profile: str | None,
+    endpoint_url: str | None = None,
+) -> tuple[Policy, StoreOptions, list[Endpoint]]:
+    """The caller's own authority."""
+    from creds.policy import Policy
+    from creds.store import StoreOptions
+
+    endpoints = _named(session, named, config)
+    policy = Policy.for_caller(endpoint_url=endpoint_url, endpoints=endpoints)
+    return policy, StoreOptions(ambient=ambient, profile=profile), endpoints
+
+
+def _access(session: Session, *, credentials: str | None, anonymous: bool, **rest: Any) -> Access:
+    from artifacts.objects import Access
+
+    given = _read_credentials(credentials)
+    if given is not None and (anonymous or rest["ambient"] or rest["profile"]):
+        raise click.UsageError("--credentials stands alone: leave out --anonymous, --ambient and --profile")
+    if anonymous and (rest["ambient"] or rest["profile"]):
+        raise click.UsageError("--anonymous stands alone: leave out --ambient and --profile")
+    if given is None and not anonymous and rest["profile"] is None:
+        rest["ambient"] = True
+    policy, options, _ = _caller(session, **rest)
+    return Access(credentials=given, options=options, policy=policy)
+
+
+def _read_credentials(name: str | None) -> Any:
+    """A request's ``credentials`` object from a file, read as strictly as in a request."""
+    if name is None:
+        return None
+    from artifacts.errors import RequestError
+    from artifacts.request import loads_credentials
+
+    try:
+        return loads_credentials(Path(name).read_bytes())
+    except OSError as error:
+        raise RequestError(f"cannot read {name}: {error.strerror}") from error

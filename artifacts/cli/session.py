@@ -1,0 +1,216 @@
+"""What every command shares: its signals, its log, how it tells errors, and the exit code it ends with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+import click
+
+from artifacts.cli import exits
+from artifacts.cli.display import Display, table
+from artifacts.errors import StagingError
+from artifacts.events import Event, Failed, Passed, Published, Receipt, run_id, utc
+from artifacts.text import printable
+from creds.errors import Cancelled, ToolkitError
+from creds.store import Cancel
+
+LOGGER = logging.getLogger("artifacts")
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One run of the command.
+
+    Attributes:
+        op: the command's name, for the summary.
+        as_json: receipts and a summary on standard output, one JSON object a line.
+        verbosity: -1 for ``-q``, 0, 1 for ``-v``, 2 for ``-vv``.
+        show_traceback: print the traceback of an error.
+        log_file: everything that is told, with UTC times, is appended here as well.
+        stdout_is_content: standard output carries an object's bytes and nothing else.
+    """
+
+    op: str
+    as_json: bool = False
+    verbosity: int = 0
+    show_traceback: bool = False
+    log_file: str | None = None
+    stdout_is_content: bool = False
+    cancel: Cancel = field(default_factory=Cancel)
+    receipts: list[Receipt] = field(default_factory=list)
+    command_exit: int | None = None
+    run: str = field(default_factory=run_id)
+    signalled: int | None = None
+    _pass_on: Callable[[int], None] | None = None
+    _display: Display | None = None
+    _began: float = field(default_factory=time.monotonic)
+
+    def on_event(self, event: Event) -> None:
+        """Show an event, log it, and keep the receipt it carries."""
+        if self._display is not None:
+            self._display(event)
+        LOGGER.debug("%r", event)
+        if isinstance(event, Published | Failed | Passed):
+            self.receipts.append(event.receipt)
+            if self.as_json:
+                print_json(event.receipt.to_json())
+
+    def say(self, text: str) -> None:
+        """One line for a person, on standard error."""
+        if self.verbosity >= 0:
+            self._write(text)
+
+    def warn(self, text: str) -> None:
+        """One line that a person should read even with ``-q``."""
+        self._write(f"warning: {text}")
+
+    def _write(self, text: str) -> None:
+        line = printable(text)
+        LOGGER.info("%s", line)
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    def forwarding(self, pass_on: Callable[[int], None] | None) -> None:
+        """Send signals to ``pass_on`` instead of stopping the work; None goes back."""
+        self._pass_on = pass_on
+        if pass_on is not None and self.signalled is not None:
+            pass_on(self.signalled)
+
+    def perform(self, work: Callable[[], int | None]) -> int:
+        """Do the command's work, tell how it ended, and return the exit code. Never raises."""
+        with self._logging(), self._signals():
+            try:
+                with Display(self.verbosity, results=not self.as_json and not self.stdout_is_content) as self._display:
+                    code = work() or exits.DONE
+            except ToolkitError as error:
+                code = self.tell(error)
+            except click.ClickException as error:
+                error.show()
+                code = error.exit_code
+            except BrokenPipeError:
+                # Whoever read our output has gone; there is nobody left to tell.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                code = 128 + signal.SIGPIPE
+            except KeyboardInterrupt:
+                code = exits.INTERRUPTED
+            except Exception as error:  # noqa: BLE001 - the last line of defence turns a bug into exit 1 and a file
+                code = self._bug(error)
+            finally:
+                self._display = None
+        if self.signalled is not None and code in (exits.DONE, exits.INTERRUPTED):
+            code = 128 + self.signalled
+        if self.as_json:
+            print_json(json.dumps(self.summary(code), separators=(",", ":")))
+        return code
+
+    def results(self, receipts: Iterable[Receipt]) -> None:
+        """Print what became of each artifact as a table, on a terminal; elsewhere each was told as it came."""
+        if not self.as_json and self.verbosity >= 0 and sys.stdout.isatty():
+            table(receipts)
+
+    def summary(self, code: int) -> dict[str, Any]:
+        """The last line of ``--json``."""
+        counts = {
+            status: sum(receipt.status == status for receipt in self.receipts)
+            for status in ("done", "unchanged", "empty", "failed")
+        }
+        return {
+            "v": 1,
+            "type": "summary",
+            "time": utc(datetime.now(UTC)),
+            "run": self.run,
+            "op": self.op,
+            **counts,
+            "owed": [receipt.label for receipt in self.receipts if receipt.status == "owed"],
+            "bytes": sum(receipt.object_bytes or 0 for receipt in self.receipts if receipt.status == "done"),
+            "seconds": round(time.monotonic() - self._began, 3),
+            "command_exit": self.command_exit,
+            "exit": code,
+        }
+
+    def tell(self, error: ToolkitError) -> int:
+        """Tell a person of an error in one line, and return the exit code it stands for."""
+        code = exits.exit_code(error)
+        if isinstance(error, Cancelled) and self.signalled is not None:
+            self._write(f"stopped by {signal.Signals(self.signalled).name}")
+        elif isinstance(error, StagingError) and self.receipts:
+            # Each failure was told with its receipt.
+            self._write(f"error: {len(error.failures)} of {len(error.receipts)} artifacts failed; exit {code}")
+        else:
+            hint = f" (hint: {error.hint})" if error.hint else ""
+            self._write(f"error: {error}{hint}")
+        if self.show_traceback:
+            traceback.print_exception(error)
+        return code
+
+    def _bug(self, error: Exception) -> int:
+        descriptor, path = tempfile.mkstemp(prefix="artifacts-traceback-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+        self._write(f"error: a bug in this tool ({type(error).__name__}); the traceback is in {path}")
+        if self.show_traceback:
+            traceback.print_exception(error)
+        return exits.BUG
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first signal stops the work (or goes to the command that runs), the second ends the process."""
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            if self.signalled is not None:
+                if self._pass_on is not None:
+                    self._pass_on(signal.SIGKILL)
+                os._exit(128 + number)
+            self.signalled = number
+            if self._pass_on is not None:
+                self._pass_on(number)
+            else:
+                self.cancel.cancel(f"stopped by {signal.Signals(number).name}")
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, action in before.items():
+                signal.signal(number, action)
+
+    @contextlib.contextmanager
+    def _logging(self) -> Iterator[None]:
+        """Our own logger only: those of the SDKs would print signatures and tokens."""
+        targets: list[logging.Handler] = []
+        if self.verbosity >= 2:
+            targets.append(logging.StreamHandler())
+        if self.log_file is not None:
+            targets.append(logging.FileHandler(self.log_file, encoding="utf-8"))
+        lines = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+        lines.converter = time.gmtime
+        LOGGER.setLevel(logging.DEBUG)
+        LOGGER.propagate = False
+        for target in targets:
+            target.setFormatter(lines)
+            LOGGER.addHandler(target)
+        try:
+            yield
+        finally:
+            for target in targets:
+                LOGGER.removeHandler(target)
+                target.close()
+
+
+def print_json(line: str) -> None:
+    """One line on standard output, at once: a reader must not wait for the end."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

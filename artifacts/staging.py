@@ -1,0 +1,723 @@
+"""A request's artifacts in a folder: each under its label, whole or not there at all; and what changed, back again.
+
+``StagingDir(root)`` owns one folder. ``stage`` fetches every artifact side by side and skips what is in step already;
+``upload`` returns the mutable ones that changed. Between the two, and between processes, ``artifacts.state`` remembers
+what each label was. What is decided for a label when it is staged:
+
+=====================  ===========================  ==================================================================
+here                   there                        done
+=====================  ===========================  ==================================================================
+nothing                an object                    fetched
+nothing                none, mutable                an empty folder; its first upload must still find none
+nothing                none, immutable              ObjectNotFound
+as it was staged       the same ETag                ``unchanged``: no bytes move
+as it was staged       another ETag, or none        fetched, and replaced in one step
+as it was staged       gone, mutable                ``kept``, and uploaded next time
+changed, mutable       not looked at                ``kept``: never overwritten, unless ``fresh``
+changed, immutable     an object                    fetched, and replaced: an input is what its location says
+not staged by us       not looked at                mutable: ``kept``; immutable: FolderError
+=====================  ===========================  ==================================================================
+
+"As it was staged" is decided by the path, type, mode, size, inode, modification and change time of every entry; the
+change time cannot be set back by the program that ran here, so an edit that keeps the size and the modification time
+is seen too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from artifacts import transfer
+from artifacts.archive import formats
+from artifacts.archive.pack import Scan, scan
+from artifacts.errors import DiskError, FolderError, LimitExceeded, RequestError, StagingError, UnsupportedArchive
+from artifacts.events import OnEvent, Receipt, Report, Started, Verified, error_facts
+from artifacts.limits import FREE_SPACE, Budget, Limits, free_bytes
+from artifacts.request import Artifact, Request, parse_size
+from artifacts.state import Record, State
+from creds.errors import AccessDenied, Cancelled, LocationError, ObjectNotFound, ToolkitError
+from creds.location import Location
+from creds.policy import Policy
+from creds.resolve import Resolved, open_store, resolve
+from creds.store import Cancel, Store, StoreOptions, Window
+
+DEFAULT_PARALLEL = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One artifact of a request, with everything about it decided and nothing yet done.
+
+    Attributes:
+        resolved: where it lives and as whom it is reached; None when the artifact has no location.
+        expect: what the object's bytes must hash to.
+        warnings: what was noticed while deciding.
+    """
+
+    label: str
+    artifact: Artifact
+    resolved: Resolved | None
+    expect: transfer.Digest | None = None
+    warnings: tuple[dict[str, str], ...] = ()
+
+    @property
+    def location(self) -> str:
+        """Where, masked; only for a job that has a location."""
+        assert self.resolved is not None
+        return str(self.resolved.location)
+
+    @property
+    def name(self) -> str:
+        """The last segment of the key: the file's name where nothing is unpacked."""
+        assert self.resolved is not None
+        return self.resolved.key.rpartition("/")[2]
+
+
+def plan(
+    request: Request, *, policy: Policy | None = None, limits: Limits | None = None, options: StoreOptions | None = None
+) -> tuple[list[Job], dict[str, ToolkitError]]:
+    """Decide everything about a request's artifacts that can be decided without a connection.
+
+    Returns:
+        The jobs in the request's order, and by label what makes one impossible (a bad location, a credential that
+        cannot be used, the policy).
+
+    Raises:
+        RequestError: a label is no file name, or two mutable artifacts have one location.
+        LimitExceeded: more artifacts than ``limits.max_artifacts``.
+    """
+    limits = limits or Limits()
+    artifacts = request.experiment.artifacts or {}
+    if len(artifacts) > limits.max_artifacts:
+        raise LimitExceeded(
+            f"the request has {len(artifacts)} artifacts, {limits.max_artifacts} are allowed (max_artifacts)",
+            limit="max_artifacts",
+            allowed=limits.max_artifacts,
+            seen=len(artifacts),
+        )
+    problems = [
+        f"experiment.artifacts.{label!r}: {problem}"
+        for label in artifacts
+        if (problem := _label_problem(label)) is not None
+    ]
+    if problems:
+        raise RequestError(problems)
+    options = replace(options or StoreOptions(), request_env=request.config.env or {})
+    jobs: list[Job] = []
+    failures: dict[str, ToolkitError] = {}
+    for label, artifact in artifacts.items():
+        try:
+            jobs.append(_job(label, artifact, options, policy))
+        except ToolkitError as error:
+            failures[label] = error
+    _refuse_shared(jobs)
+    return jobs, failures
+
+
+def _label_problem(label: str) -> str | None:
+    """Why ``label`` cannot be a folder's name, or None."""
+    if not label:
+        return "a label is a folder's name and cannot be empty"
+    if label.startswith("."):
+        return "a label cannot begin with a dot"
+    if "/" in label or any(ord(character) < 32 or ord(character) == 127 for character in label):
+        return "a label cannot hold a slash or control characters"
+    if len(label.encode("utf-8", "surrogatepass")) > 200:
+        return "a label has at most 200 bytes"
+    return None
+
+
+def _job(label: str, artifact: Artifact, options: StoreOptions, policy: Policy | None) -> Job:
+    location = Location.parse(artifact.qualified or artifact.url or "", artifact.bucket, artifact.key)
+    if location is None:
+        if artifact.mutable:
+            return Job(label=label, artifact=artifact, resolved=None)
+        raise LocationError("the artifact has no location, and is not mutable", hint="give it a qualified URL")
+    resolved = resolve(location, artifact.credentials, options, policy)
+    if not resolved.key.rpartition("/")[2]:
+        raise LocationError(f"{location} names no object", location=str(location), hint="the key must not end in '/'")
+    if artifact.mutable and artifact.unpack and resolved.key.lower().endswith(".zip"):
+        # Told before the work begins, not when its result cannot be stored.
+        raise UnsupportedArchive("a mutable artifact cannot be a zip: folders are packed as tar", hint="name it .tar")
+    expect = transfer.Digest.parse(artifact.hash) if artifact.hash else None
+    warnings = ({"code": "unverifiable-hash", "path": label},) if artifact.hash and expect is None else ()
+    return Job(label=label, artifact=artifact, resolved=resolved, expect=expect, warnings=warnings)
+
+
+def _refuse_shared(jobs: Iterable[Job]) -> None:
+    """Two mutable artifacts with one location would overwrite each other."""
+    mutable = [job for job in jobs if job.artifact.mutable and job.resolved is not None]
+    counts = Counter(job.location for job in mutable)
+    if problems := [
+        f"experiment.artifacts.{job.label}: another mutable artifact has the location {job.location}"
+        for job in mutable
+        if counts[job.location] > 1
+    ]:
+        raise RequestError(problems, hint="give each mutable artifact a key of its own")
+
+
+class StagingDir:
+    """One folder that a request's artifacts are staged into.
+
+    Use it as a context manager to hold the folder over several calls; a call outside one holds it for itself.
+
+    Args:
+        root: the folder; made when missing.
+        policy: who may be reached, and as whom; None is ``Policy.for_requests()``: AWS over TLS only.
+        limits: what a request may cost.
+        window: the process's budget of bytes in flight; None makes one.
+        options: how stores talk; its ``window`` and ``request_env`` are set here.
+        keep_free_bytes: free space to leave on the folder's file system.
+        parallel: artifacts moved side by side.
+        open: opens a store, as :func:`creds.resolve.open_store` does.
+        on_event: called with every event, from one thread at a time.
+        cancel: stops everything within a second when it is cancelled.
+        run: the run's name in receipts; None makes one.
+
+    Raises (all methods):
+        RequestError, LimitExceeded, FolderError, FolderInUse, DiskError: before anything moved.
+        StagingError: artifacts failed; its ``receipts`` tell what became of each.
+        Cancelled: ``cancel`` was used; finished labels stay, and the next call goes on from there.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        policy: Policy | None = None,
+        limits: Limits | None = None,
+        window: Window | None = None,
+        options: StoreOptions | None = None,
+        keep_free_bytes: int = 0,
+        parallel: int = DEFAULT_PARALLEL,
+        open: Callable[..., Store] = open_store,  # noqa: A002 - the word for it; nothing here opens files by it
+        on_event: OnEvent | None = None,
+        cancel: Cancel | None = None,
+        run: str | None = None,
+    ) -> None:
+        self.root = Path(root)
+        self.policy = policy or Policy.for_requests()
+        self.limits = limits or Limits()
+        self.options = replace(options or StoreOptions(), window=window or Window())
+        self.keep_free_bytes = keep_free_bytes
+        self.parallel = parallel
+        self.cancel = cancel or Cancel()
+        self._report = Report(on_event, run=run)
+        self._open = open
+        self._state_lock = threading.Lock()
+        self._state: State | None = None
+
+    def __enter__(self) -> Self:
+        self._state = State(self.root)
+        self._state.__enter__()
+        try:
+            transfer.recover(self.root)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        state, self._state = self._state, None
+        assert state is not None
+        state.__exit__(kind, error, trace)
+
+    def stage(self, request: Request, *, fresh: bool = False, start_empty: Iterable[str] = ()) -> tuple[Receipt, ...]:
+        """Fetch every artifact of ``request`` to ``<root>/<label>/``; see the module's table for what is skipped.
+
+        The first failure cancels the rest. What was finished stays.
+
+        Args:
+            fresh: fetch again whatever is here, and replace local changes.
+            start_empty: labels that begin with an empty folder where the server will not say whether the object
+                exists (403); they are uploaded on condition that it still does not.
+
+        Returns:
+            One receipt an artifact, sorted by label.
+        """
+        how = _Stage(fresh=fresh, start_empty=frozenset(start_empty))
+        jobs, failures = self._plan(request)
+        if failures:
+            # Nothing is touched, not even the folder, when a part of the request cannot be.
+            receipts = self._refused("fetch", failures) + [self._passed("fetch", job, "skipped") for job in jobs]
+            raise _staging_error("fetch", failures, receipts)
+        with self._working(request) as work:
+            budget = self._budget(request, jobs)
+            return self._all("fetch", jobs, failures, lambda job: self._stage(job, how, budget, work), work.cancel)
+
+    def upload(self, request: Request) -> tuple[Receipt, ...]:
+        """Pack and upload the mutable artifacts that changed since they were staged or last uploaded.
+
+        An upload is conditional on the object being the one that was staged. A failure does not stop the others.
+
+        Returns:
+            One receipt a mutable artifact, sorted by label.
+        """
+        jobs, failures = self._plan(request)
+        artifacts = request.experiment.artifacts or {}
+        jobs = [job for job in jobs if job.artifact.mutable]
+        failures = {label: error for label, error in failures.items() if artifacts[label].mutable}
+        with self._working(request) as work:
+            return self._all("upload", jobs, failures, lambda job: self._upload(job, work), work.cancel)
+
+    def _plan(self, request: Request) -> tuple[list[Job], dict[str, ToolkitError]]:
+        self._report.experiment = request.experiment.key
+        return plan(request, policy=self.policy, limits=self.limits, options=self.options)
+
+    @contextlib.contextmanager
+    def _working(self, request: Request) -> Iterator[_Work]:
+        """Hold the folder and share stores, for one call."""
+        if self._state is None:
+            with self, self._working(request) as work:
+                yield work
+            return
+        options = replace(self.options, request_env=request.config.env or {})
+        with _Stores(self._open, options, self.policy) as stores, self.cancel.child() as cancel:
+            yield _Work(stores=stores, cancel=cancel)
+
+    def _all(
+        self,
+        op: str,
+        jobs: list[Job],
+        failures: dict[str, ToolkitError],
+        work: Callable[[Job], Receipt],
+        cancel: Cancel,
+    ) -> tuple[Receipt, ...]:
+        """Do the work on every job side by side, and return or raise what became of it, sorted by label."""
+        receipts = self._refused(op, failures)
+        receipts += self._side_by_side(op, jobs, work, failures, cancel)
+        self.cancel.check()
+        if failures:
+            raise _staging_error(op, failures, receipts)
+        return tuple(sorted(receipts, key=_by_label))
+
+    def _refused(self, op: str, failures: dict[str, ToolkitError]) -> list[Receipt]:
+        """Receipts of what was decided against without a connection."""
+        return [
+            self._failed(op, Job(label=label, artifact=Artifact(), resolved=None), error)
+            for label, error in failures.items()
+        ]
+
+    def _side_by_side(
+        self,
+        op: str,
+        jobs: list[Job],
+        work: Callable[[Job], Receipt],
+        failures: dict[str, ToolkitError],
+        cancel: Cancel,
+    ) -> list[Receipt]:
+        """Run the jobs in threads; on a fetch the first failure cancels the rest."""
+        receipts: list[Receipt] = []
+        with ThreadPoolExecutor(max_workers=max(1, min(self.parallel, len(jobs)))) as pool:
+            futures = {pool.submit(_orderly, work, job, cancel if op == "fetch" else None): job for job in jobs}
+            try:
+                for future in as_completed(futures):
+                    job = futures[future]
+                    try:
+                        receipts.append(future.result())
+                    except Cancelled:
+                        receipts.append(self._passed(op, job, "owed" if op == "upload" else "skipped"))
+                    except ToolkitError as error:
+                        failures[job.label] = error
+                        receipts.append(self._failed(op, job, error))
+            except BaseException:
+                cancel.cancel("stopped")
+                raise
+        return receipts
+
+    # -- stage ---------------------------------------------------------------------------------------------------
+
+    def _stage(self, job: Job, how: _Stage, budget: Budget, work: _Work) -> Receipt:
+        work.cancel.check()
+        if job.resolved is None:
+            try:
+                self._label(job.label).mkdir(exist_ok=True)
+            except OSError as error:
+                raise DiskError.of("make folder", str(self._label(job.label)), error) from error
+            return self._passed("fetch", job, "empty", warnings=({"code": "no-location", "path": job.label},))
+        here = self._here(job.label)
+        record = self._settle(job.label, here.signature)
+        warnings = job.warnings
+        if here.exists and not how.fresh:
+            if record is None or record.signature != here.signature:
+                if (kept := self._keep(job, here, record)) is not None:
+                    return kept
+                if record is not None:
+                    warnings = (*warnings, {"code": "local-changes-replaced", "path": job.label})
+            elif record.location == job.location:
+                unchanged = self._unchanged(job, record, work)
+                if unchanged is not None:
+                    return unchanged
+        if record is not None and budget.name != FREE_SPACE:
+            budget.give_bytes(record.unpacked_bytes or 0)
+        return self._fetch(job, how, record, budget, work, warnings)
+
+    def _keep(self, job: Job, here: _Here, record: Record | None) -> Receipt | None:
+        """What is here and is not what was staged: kept, refused, or (None) to be replaced."""
+        if record is None and here.empty:
+            return None
+        if job.artifact.mutable:
+            if record is not None and record.location != job.location:
+                raise FolderError(
+                    f"{self._label(job.label)} holds changes that were not uploaded to {record.location}",
+                    hint="upload them with the request they belong to, or replace them with --fresh",
+                )
+            return self._passed("fetch", job, "kept", record)
+        if record is None:
+            raise FolderError(
+                f"{self._label(job.label)} exists and was not staged by this tool",
+                hint="move it away, or replace it with --fresh",
+            )
+        return None
+
+    def _unchanged(self, job: Job, record: Record, work: _Work) -> Receipt | None:
+        """Nothing changed here; what about there? None: it is to be fetched."""
+        assert job.resolved is not None
+        try:
+            meta = work.stores.store(job).head(job.resolved.key, cancel=work.cancel)
+        except ObjectNotFound:
+            if not job.artifact.mutable:
+                raise
+            if record.empty:
+                return self._passed("fetch", job, "empty", record)
+            self._put(job.label, replace(record, etag=None, version=None, signature=None, empty=True))
+            return self._passed("fetch", job, "kept", record, warnings=({"code": "object-gone", "path": job.label},))
+        except AccessDenied:
+            if not record.empty:
+                raise
+            return self._passed("fetch", job, "empty", record)
+        if record.empty or meta.etag is None or meta.etag != record.etag:
+            return None
+        return self._passed("fetch", job, "unchanged", record)
+
+    def _fetch(
+        self,
+        job: Job,
+        how: _Stage,
+        old: Record | None,
+        budget: Budget,
+        work: _Work,
+        warnings: tuple[dict[str, str], ...],
+    ) -> Receipt:
+        resolved = job.resolved
+        assert resolved is not None
+        self._report.emit(Started(op="fetch", label=job.label, location=job.location))
+        with transfer.partial_folder(self.root, job.label) as partial:
+            try:
+                done = transfer.fetch(
+                    work.stores.store(job),
+                    resolved.key,
+                    partial.descriptor,
+                    name=job.name,
+                    unpacking=job.artifact.unpack,
+                    budget=budget,
+                    expect=job.expect,
+                    cancel=work.cancel,
+                    on_bytes=self._report.on_bytes("fetch", job.label),
+                    on_retry=self._report.on_retry("fetch", job.label),
+                )
+            except (ObjectNotFound, AccessDenied) as error:
+                if not self._starts_empty(job, how, error):
+                    raise
+                done = None
+            record = _record(job, done, scan(partial.descriptor).signature)
+            self._put(job.label, replace(old or Record(location=job.location), next=record))
+            partial.publish(self._label(job.label))
+            self._put(job.label, record)
+        if done is None:
+            return self._passed("fetch", job, "empty", record, warnings=warnings)
+        if done.verified != "none":
+            self._report.emit(Verified(op="fetch", label=job.label, by=done.verified))
+        return self._receipt("fetch", job, "done", **done.facts(), warnings=(*warnings, *_below(job.label, done.warnings)))
+
+    @staticmethod
+    def _starts_empty(job: Job, how: _Stage, error: ObjectNotFound | AccessDenied) -> bool:
+        """May this artifact begin with an empty folder? Absence is no failure for a mutable one; a 403 may be one."""
+        if not job.artifact.mutable:
+            return False
+        if isinstance(error, ObjectNotFound) or job.label in how.start_empty:
+            return True
+        error.hint = (
+            f"if {job.label} does not exist yet, add --start-empty {job.label}: "
+            "S3 answers 403 for a missing key when the keys may not list the bucket"
+        )
+        return False
+
+    def _budget(self, request: Request, jobs: list[Job]) -> Budget:
+        """The smallest of what the request asks for, what the operator allows and what fits."""
+        assert self._state is not None
+        records = self._state.records
+        already = sum(records[job.label].unpacked_bytes or 0 for job in jobs if job.label in records)
+        free = free_bytes(self.root, self.keep_free_bytes)
+        candidates = [(free, FREE_SPACE), (self.limits.max_bytes - already, "max_bytes")]
+        if request.experiment.resources_needed.hdd:
+            needed = parse_size(request.experiment.resources_needed.hdd)
+            candidates.append((needed - already, "resources_needed.hdd"))
+        max_bytes, name = min(candidates)
+        return Budget(self.limits, max_bytes=max_bytes, name=name)
+
+    # -- upload --------------------------------------------------------------------------------------------------
+
+    def _upload(self, job: Job, work: _Work) -> Receipt:
+        work.cancel.check()
+        if job.resolved is None:
+            return self._passed("upload", job, "skipped", warnings=({"code": "no-location", "path": job.label},))
+        path = self._label(job.label)
+        with _folder(self.root, job.label) as descriptor:
+            found = scan(descriptor)
+            record = self._settle(job.label, found.signature)
+            if record is None:
+                raise FolderError(f"{path} was not staged by this tool", hint="stage the request first")
+            if record.location != job.location:
+                raise FolderError(
+                    f"{path} was staged from {record.location}", hint="upload it with the request it belongs to"
+                )
+            if record.signature == found.signature or (record.empty and found.empty):
+                return self._passed("upload", job, "empty" if record.empty else "unchanged", record)
+            self._report.emit(Started(op="upload", label=job.label, location=job.location, total_bytes=None))
+            done = self._send(job, descriptor, found, record, work)
+        self._put(job.label, _record(job, done, found.signature))
+        skipped = [{"code": "not-stored", "path": path} for path in found.skipped]
+        return self._receipt("upload", job, "done", **done.facts(), warnings=_below(job.label, [*skipped, *done.warnings]))
+
+    def _send(self, job: Job, descriptor: int, found: Scan, record: Record, work: _Work) -> transfer.Transferred:
+        assert job.resolved is not None
+        with self._source(job, descriptor, found, record) as source:
+            return transfer.upload(
+                work.stores.store(job),
+                job.resolved.key,
+                source,
+                if_match=record.etag,
+                if_none_match=record.empty,
+                cancel=work.cancel,
+                on_bytes=self._report.on_bytes("upload", job.label),
+                on_retry=self._report.on_retry("upload", job.label),
+            )
+
+    @contextlib.contextmanager
+    def _source(self, job: Job, descriptor: int, found: Scan, record: Record) -> Iterator[transfer.Source]:
+        """What the label's folder is sent as: what it came as, where that still fits."""
+        assert job.resolved is not None
+        compression = None
+        if job.artifact.unpack:
+            if record.format not in formats.LEVELS or [entry.kind for entry in found.entries] != ["file"]:
+                yield transfer.folder_source(found, job.resolved.key)
+                return
+            name = os.fsdecode(found.entries[0].path)
+            compression = formats.compression_of_name(job.resolved.key)
+        else:
+            name = job.name
+        try:
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
+        except OSError as error:
+            path = self._label(job.label) / name
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                raise FolderError(
+                    f"{path} is not there, or is a link", hint="with unpack set to false the artifact is that one file"
+                ) from error
+            raise DiskError.of("open", str(path), error) from error
+        try:
+            yield transfer.file_source(file, str(self._label(job.label) / name), compression=compression)
+        finally:
+            os.close(file)
+
+    # -- the state, and what is here -----------------------------------------------------------------------------
+
+    def _label(self, label: str) -> Path:
+        return self.root / label
+
+    def _here(self, label: str) -> _Here:
+        try:
+            found = os.lstat(self._label(label))
+        except FileNotFoundError:
+            return _Here(exists=False, empty=True, signature=None)
+        if not stat.S_ISDIR(found.st_mode):
+            raise FolderError(f"{self._label(label)} is not a folder", hint="move it away")
+        with _folder(self.root, label) as descriptor:
+            seen = scan(descriptor)
+        return _Here(exists=True, empty=seen.empty, signature=seen.signature)
+
+    def _settle(self, label: str, signature: str | None) -> Record | None:
+        assert self._state is not None
+        with self._state_lock:
+            return self._state.settle(label, signature)
+
+    def _put(self, label: str, record: Record) -> None:
+        assert self._state is not None
+        with self._state_lock:
+            self._state.put(label, record)
+
+    # -- receipts ------------------------------------------------------------------------------------------------
+
+    def _receipt(self, op: str, job: Job, status: str, **facts: Any) -> Receipt:
+        common = {"path": str(self._label(job.label)), "mutable": job.artifact.mutable}
+        if job.resolved is not None:
+            common |= resolved_facts(job.resolved)
+        return self._report.receipt(op, job.label, status, **(common | facts))
+
+    def _passed(
+        self,
+        op: str,
+        job: Job,
+        status: str,
+        record: Record | None = None,
+        *,
+        warnings: tuple[dict[str, str], ...] | None = None,
+    ) -> Receipt:
+        facts: dict[str, Any] = {}
+        if record is not None:
+            names = ("etag", "version", "object_bytes", "unpacked_bytes", "members", "sha256")
+            facts = {name: getattr(record, name) for name in names}
+        return self._receipt(op, job, status, warnings=job.warnings if warnings is None else warnings, **facts)
+
+    def _failed(self, op: str, job: Job, error: ToolkitError) -> Receipt:
+        status = "owed" if op == "upload" and error.retryable else "failed"
+        return self._receipt(op, job, status, error=error_facts(error))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stage:
+    fresh: bool
+    start_empty: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What one call shares among its artifacts."""
+
+    stores: _Stores
+    cancel: Cancel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Here:
+    exists: bool
+    empty: bool
+    signature: str | None
+
+
+class _Stores:
+    """The stores of one call: artifacts of one bucket and one identity share theirs."""
+
+    def __init__(self, opener: Callable[..., Store], options: StoreOptions, policy: Policy) -> None:
+        self._opener = opener
+        self._options = options
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._stores: dict[Any, Store] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for store in self._stores.values():
+            store.close()
+
+    def store(self, job: Job) -> Store:
+        resolved = job.resolved
+        assert resolved is not None
+        shared = (replace(resolved.location, key=""), resolved.verdict.root, job.artifact.credentials)
+        with self._lock:
+            if shared not in self._stores:
+                self._stores[shared] = self._opener(
+                    resolved.location, job.artifact.credentials, self._options, self._policy
+                )
+            return self._stores[shared]
+
+
+def _orderly(work: Callable[[Job], Receipt], job: Job, others: Cancel | None) -> Receipt:
+    """Do one job. What it fails with is one of our errors, and stops ``others`` before this thread takes a next job.
+
+    An operating system's refusal is this machine's failure, whichever call met it.
+    """
+    try:
+        try:
+            return work(job)
+        except OSError as error:
+            if isinstance(error, ToolkitError):
+                raise
+            raise DiskError.of("work in", str(error.filename or job.label), error) from error
+    except Cancelled:
+        raise
+    except BaseException:
+        if others is not None:
+            others.cancel("another artifact failed")
+        raise
+
+
+def _staging_error(op: str, failures: dict[str, ToolkitError], receipts: list[Receipt]) -> StagingError:
+    verb = "staged" if op == "fetch" else "uploaded"
+    listed = "; ".join(f"{label}: {error}" for label, error in failures.items())
+    return StagingError(
+        f"{len(failures)} of {len(receipts)} artifacts not {verb}: {listed}",
+        failures=failures,
+        receipts=sorted(receipts, key=_by_label),
+    )
+
+
+def _by_label(receipt: Receipt) -> str:
+    return receipt.label
+
+
+@contextlib.contextmanager
+def _folder(root: Path, label: str) -> Iterator[int]:
+    """The label's folder, opened from its parent so that a link in its place is refused."""
+    try:
+        parent = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(label, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        finally:
+            os.close(parent)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FolderError(f"{root / label} is not there, or is no folder", hint="stage the request again") from error
+    except OSError as error:
+        raise DiskError.of("open", str(root / label), error) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _record(job: Job, done: transfer.Transferred | None, signature: str | None) -> Record:
+    common = Record(location=job.location, mutable=job.artifact.mutable, signature=signature)
+    if done is None:
+        return replace(common, empty=True, unpacked_bytes=0, members=0)
+    return replace(
+        common,
+        etag=done.meta.etag,
+        version=done.meta.version,
+        sha256=done.sha256,
+        format=done.format,
+        object_bytes=done.object_bytes,
+        unpacked_bytes=done.unpacked_bytes,
+        members=done.members,
+    )
+
+
+def _below(label: str, warnings: Iterable[dict[str, str]]) -> tuple[dict[str, str], ...]:
+    """Warnings about an artifact's members, with paths as the staging folder shows them."""
+    return tuple({**warning, "path": f"{label}/{warning['path']}"} for warning in warnings)
+
+
+def resolved_facts(resolved: Resolved) -> dict[str, Any]:
+    """What a receipt says of where and as whom."""
+    return {
+        "location": str(resolved.location),
+        "rule": resolved.verdict.rule,
+        "credential": resolved.identity.to_dict(),
+    }

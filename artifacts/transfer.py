@@ -1,0 +1,463 @@
+"""One store, one key, one folder: stream an object into files, and files into an object.
+
+Nothing here knows a request, a label, a policy or a state file. Between the store and the disk everything is an
+iterator of buffers::
+
+    fetch :  Store.open -> tap (progress, digest) -> decompress -> untar -> a folder that is published by rename
+    upload:  scan -> pack -> compress -> tap (progress, digest) -> Store.write
+
+A failure at any point leaves neither a folder nor an object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import string
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from artifacts.archive import formats
+from artifacts.archive.formats import in_thread
+from artifacts.archive.pack import Scan, pack
+from artifacts.archive.unpack import Unpacked, unpack, write_file
+from artifacts.errors import DiskError, IntegrityError
+from artifacts.limits import Budget
+from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Store
+
+OnBytes = Callable[[int, int | None], None]
+"""Called with the object's bytes so far and in all (None while unknown)."""
+
+PROGRESS_SECONDS = 0.1
+READ_BYTES = 1 << 20
+FILE = "file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digest:
+    """What an object's bytes must hash to.
+
+    Attributes:
+        algorithm: ``sha256`` or ``md5``.
+        hexdigest: in lower case.
+    """
+
+    algorithm: str
+    hexdigest: str
+
+    @classmethod
+    def parse(cls, text: str) -> Digest | None:
+        """A digest from an artifact's ``hash``: 64 hex digits are sha256, 32 are md5; None for anything else."""
+        algorithm = {64: "sha256", 32: "md5"}.get(len(text))
+        if algorithm is None or not set(text) <= set(string.hexdigits):
+            return None
+        return cls(algorithm=algorithm, hexdigest=text.lower())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transferred:
+    """What one fetch or upload did.
+
+    Attributes:
+        meta: the object as the store knows it.
+        object_bytes, unpacked_bytes: as stored, and as files.
+        attempts: tries that were needed, retries of parts included; 1 is a clean run.
+        verified, pinned, conditional, warnings: as in :class:`~artifacts.events.Receipt`.
+        format: how the object is packed.
+    """
+
+    meta: ObjectMeta
+    object_bytes: int
+    unpacked_bytes: int
+    members: int
+    sha256: str | None = None
+    verified: str = "none"
+    pinned: str = "none"
+    conditional: str | None = None
+    attempts: int = 1
+    seconds: float = 0.0
+    format: str | None = None
+    warnings: tuple[dict[str, str], ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """What a receipt says of it, the warnings apart."""
+        names = ("object_bytes", "unpacked_bytes", "members", "sha256", "verified", "pinned", "conditional", "attempts")
+        return {name: getattr(self, name) for name in names} | {
+            "etag": self.meta.etag,
+            "version": self.meta.version,
+            "seconds": round(self.seconds, 3),
+            "bytes_per_second": int(self.object_bytes / self.seconds) if self.seconds > 0 else None,
+        }
+
+
+class _Tap:
+    """Passes buffers on, and counts, digests and reports them."""
+
+    def __init__(
+        self,
+        algorithm: str | None,
+        total_bytes: int | None,
+        cancel: Cancel | None,
+        on_bytes: OnBytes | None,
+    ) -> None:
+        self.count = 0
+        self._digest = hashlib.new(algorithm, usedforsecurity=False) if algorithm else None
+        self._total_bytes = total_bytes
+        self._cancel = cancel
+        self._on_bytes = on_bytes
+
+    def through(self, buffers: Iterable[Buffer]) -> Iterator[Buffer]:
+        due = time.monotonic() + PROGRESS_SECONDS
+        for buffer in buffers:
+            if self._cancel is not None:
+                self._cancel.check()
+            self.count += len(buffer)
+            if self._digest is not None:
+                self._digest.update(buffer)
+            if self._on_bytes is not None and (now := time.monotonic()) >= due:
+                due = now + PROGRESS_SECONDS
+                self._on_bytes(self.count, self._total_bytes)
+            yield buffer
+
+    def check_size(self) -> None:
+        if self._total_bytes is not None and self.count != self._total_bytes:
+            raise IntegrityError(
+                f"the object has {self._total_bytes} bytes and {self.count} came", hint="fetch it again"
+            )
+
+    def hexdigest(self) -> str | None:
+        return None if self._digest is None else self._digest.hexdigest()
+
+
+class _Attempts:
+    """Counts retries on their way to whoever listens."""
+
+    def __init__(self, on_retry: OnRetry | None) -> None:
+        self.count = 1
+        self._on_retry = on_retry
+
+    def __call__(self, retry: Any) -> None:
+        self.count += 1
+        if self._on_retry is not None:
+            self._on_retry(retry)
+
+
+def fetch(
+    store: Store,
+    key: str,
+    into: int,
+    *,
+    name: str,
+    unpacking: bool,
+    budget: Budget | None = None,
+    expect: Digest | None = None,
+    cancel: Cancel | None = None,
+    on_bytes: OnBytes | None = None,
+    on_retry: OnRetry | None = None,
+) -> Transferred:
+    """Stream the object ``key`` into the folder behind the descriptor ``into``.
+
+    Args:
+        into: an open descriptor of an empty folder; what is in it after an error is the caller's to remove.
+        name: the file's name when nothing is unpacked; the second hint, after magic bytes, of what the object is.
+        unpacking: unpack an archive, rather than write the object as one file.
+        budget: charged with every byte and member before it is written.
+        expect: what the object's bytes must hash to.
+        on_bytes: called about ten times a second.
+
+    Raises:
+        StoreError: as :meth:`creds.store.Store.open` raises.
+        ArchiveError, LimitExceeded, IntegrityError, DiskError, Cancelled.
+    """
+    began = time.monotonic()
+    budget = budget or Budget()
+    attempts = _Attempts(on_retry)
+    with store.open(key, cancel=cancel, on_retry=attempts) as reading:
+        size = reading.meta.size_bytes
+        tap = _Tap(expect.algorithm if expect else None, size, cancel, on_bytes)
+        buffers = tap.through(reading)
+        done: Unpacked
+        if unpacking:
+            done = unpack(buffers, into, name=name, budget=budget, object_bytes=size)
+        else:
+            done = write_file(buffers, into, name, budget)
+        pinned = reading.pinned
+    tap.check_size()
+    verified = _verify(expect, tap)
+    if on_bytes is not None:
+        on_bytes(tap.count, tap.count)
+    return Transferred(
+        meta=reading.meta,
+        object_bytes=tap.count,
+        unpacked_bytes=done.unpacked_bytes,
+        members=done.members,
+        sha256=tap.hexdigest() if verified == "sha256" else None,
+        verified=verified,
+        pinned=pinned,
+        attempts=attempts.count,
+        seconds=time.monotonic() - began,
+        format=done.format,
+        warnings=tuple(done.warnings),
+    )
+
+
+def copy(
+    store: Store,
+    key: str,
+    out: IO[bytes],
+    *,
+    cancel: Cancel | None = None,
+    on_bytes: OnBytes | None = None,
+    on_retry: OnRetry | None = None,
+) -> Transferred:
+    """Write the object ``key`` to ``out`` as it comes.
+
+    Raises:
+        StoreError, IntegrityError, Cancelled; OSError from ``out``.
+    """
+    began = time.monotonic()
+    attempts = _Attempts(on_retry)
+    with store.open(key, cancel=cancel, on_retry=attempts) as reading:
+        tap = _Tap(None, reading.meta.size_bytes, cancel, on_bytes)
+        for buffer in tap.through(reading):
+            out.write(buffer)
+        out.flush()
+        tap.check_size()
+        return Transferred(
+            meta=reading.meta,
+            object_bytes=tap.count,
+            unpacked_bytes=tap.count,
+            members=1,
+            pinned=reading.pinned,
+            attempts=attempts.count,
+            seconds=time.monotonic() - began,
+            format=FILE,
+        )
+
+
+def _verify(expect: Digest | None, tap: _Tap) -> str:
+    if expect is None:
+        return "none"
+    seen = tap.hexdigest()
+    if seen != expect.hexdigest:
+        raise IntegrityError(
+            f"the object's {expect.algorithm} is {seen}, the request promised {expect.hexdigest}",
+            hint="the object was replaced, or the request's hash is of something else",
+        )
+    return expect.algorithm
+
+
+@dataclass(slots=True, kw_only=True)
+class PartialFolder:
+    """A folder being filled beside its place.
+
+    Attributes:
+        descriptor: what :func:`fetch` writes into.
+    """
+
+    path: Path
+    descriptor: int
+    published: bool = False
+
+    def publish(self, target: Path) -> None:
+        """Put the folder in its place. What was there is moved aside first and removed afterwards.
+
+        Raises:
+            DiskError: the folder stays where it was.
+        """
+        aside = target.with_name(f".{target.name}.replaced-{secrets.token_hex(8)}")
+        try:
+            if target.exists() and any(target.iterdir()):
+                target.rename(aside)
+            self.path.rename(target)
+        except OSError as error:
+            raise DiskError.of("rename to", str(target), error) from error
+        self.published = True
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def partial_folder(parent: Path, name: str) -> Iterator[PartialFolder]:
+    """A new folder beside ``parent/name``, removed at the end unless it was published.
+
+    Raises:
+        DiskError: it cannot be made.
+    """
+    path = parent / f".{name}.partial-{secrets.token_hex(8)}"
+    try:
+        path.mkdir()
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise DiskError.of("make folder", str(path), error) from error
+    partial = PartialFolder(path=path, descriptor=descriptor)
+    try:
+        yield partial
+    finally:
+        os.close(descriptor)
+        if not partial.published:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>partial|replaced)-[0-9a-f]{16}")
+
+
+def recover(parent: Path) -> None:
+    """Finish or undo what an interrupted process left in ``parent``; nobody else may be at work there.
+
+    Raises:
+        DiskError: something cannot be moved or removed.
+    """
+    try:
+        for entry in list(os.scandir(parent)):
+            match = _LEFTOVER.fullmatch(entry.name)
+            if match is None or not entry.is_dir(follow_symlinks=False):
+                continue
+            if match["kind"] == "replaced" and not os.path.lexists(parent / match["name"]):
+                Path(entry.path).rename(parent / match["name"])
+            else:
+                shutil.rmtree(entry.path)
+    except OSError as error:
+        raise DiskError.of("clean up", str(parent), error) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What an upload sends.
+
+    Attributes:
+        buffers: the plain bytes, in order; iterated once.
+        compression: how they are compressed on their way, None for not at all.
+        size_hint_bytes: about how many there will be before compression; None when nobody knows.
+        members, unpacked_bytes: what the receipt says of them.
+        warnings: asked when everything was sent.
+    """
+
+    buffers: Iterable[Buffer]
+    compression: formats.Compression | None = None
+    size_hint_bytes: int | None = None
+    members: int = 1
+    unpacked_bytes: int = 0
+    format: str | None = None
+    warnings: Callable[[], Iterable[dict[str, str]]] = tuple
+
+
+def folder_source(found: Scan, key: str) -> Source:
+    """A folder as a reproducible tar, compressed as the key's extension says."""
+    compression = formats.compression_of_name(key)
+    packed = pack(found)
+    return Source(
+        buffers=packed,
+        compression=compression,
+        size_hint_bytes=found.size_bytes,
+        members=len(found.entries),
+        unpacked_bytes=sum(entry.size_bytes for entry in found.entries),
+        format="tar" if compression is None else f"tar+{compression}",
+        warnings=lambda: packed.warnings,
+    )
+
+
+def file_source(descriptor: int, path: str, *, compression: formats.Compression | None = None) -> Source:
+    """An open file as it is, or compressed; what is appended to it while it is sent is not sent.
+
+    Args:
+        descriptor: of a regular file; stays the caller's to close.
+        path: its name, for messages.
+
+    Raises:
+        DiskError: it is no regular file.
+    """
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise DiskError(f"{path} is no regular file")
+    return Source(
+        buffers=_read_exactly(descriptor, path, found.st_size),
+        compression=compression,
+        size_hint_bytes=found.st_size,
+        unpacked_bytes=found.st_size,
+        format=FILE if compression is None else f"{FILE}+{compression}",
+    )
+
+
+def _read_exactly(descriptor: int, path: str, size: int) -> Iterator[Buffer]:
+    """The first ``size`` bytes of a file; one that was cut short meanwhile is an error, never a short object."""
+    left = size
+    while left:
+        try:
+            buffer = os.read(descriptor, min(left, READ_BYTES))
+        except OSError as error:
+            raise DiskError.of("read", path, error) from error
+        if not buffer:
+            raise DiskError(f"{path} was cut short while it was sent", retryable=True)
+        left -= len(buffer)
+        yield buffer
+
+
+def stream_source(stream: IO[bytes]) -> Source:
+    """Whatever ``stream`` holds until its end."""
+    return Source(buffers=iter(lambda: stream.read(READ_BYTES), b""))
+
+
+def upload(
+    store: Store,
+    key: str,
+    source: Source,
+    *,
+    if_match: str | None = None,
+    if_none_match: bool = False,
+    cancel: Cancel | None = None,
+    on_bytes: OnBytes | None = None,
+    on_retry: OnRetry | None = None,
+) -> Transferred:
+    """Stream ``source`` into the object ``key``, which appears when it is complete, or not at all.
+
+    Args:
+        if_match, if_none_match: the write's condition, as :meth:`creds.store.Store.write` takes it.
+        on_bytes: called about ten times a second.
+
+    Raises:
+        StoreError: as :meth:`creds.store.Store.write` raises; ObjectChanged when the condition does not hold.
+        DiskError: a file cannot be read.
+        Cancelled.
+    """
+    began = time.monotonic()
+    attempts = _Attempts(on_retry)
+    total = source.size_hint_bytes if source.compression is None else None
+    tap = _Tap("sha256", total, cancel, on_bytes)
+    with contextlib.ExitStack() as threads:
+        buffers = threads.enter_context(in_thread(source.buffers))
+        if source.compression is not None:
+            buffers = threads.enter_context(in_thread(formats.compress(buffers, source.compression)))
+        meta = store.write(
+            key,
+            tap.through(buffers),
+            size_hint_bytes=source.size_hint_bytes,
+            if_match=if_match,
+            if_none_match=if_none_match,
+            cancel=cancel,
+            on_retry=attempts,
+        )
+    if on_bytes is not None:
+        on_bytes(tap.count, tap.count)
+    conditional = None
+    if if_match is not None or if_none_match:
+        conditional = "enforced" if store.enforces_conditions else "ignored"
+    return Transferred(
+        meta=meta,
+        object_bytes=tap.count,
+        unpacked_bytes=source.unpacked_bytes,
+        members=source.members,
+        sha256=tap.hexdigest(),
+        conditional=conditional,
+        attempts=attempts.count,
+        seconds=time.monotonic() - began,
+        format=source.format,
+        warnings=tuple(source.warnings()),
+    )

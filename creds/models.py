@@ -1,0 +1,141 @@
+"""What a request carries to prove who it is: plain, JWT and AWS credentials, as frozen values.
+
+Secrets are a type of their own: whatever prints, logs, pickles or dumps one of these models shows a mask.
+``get_secret_value()`` is the one way out. Attribute names are the wire's names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from creds.errors import CredentialError
+
+_MASK = "**********"
+
+
+class Secret(SecretStr):
+    """A string that shows itself only through :meth:`get_secret_value`.
+
+    Equal and hashed by value; copies, deep ones too, keep the value, since it cannot change. A pickle does not carry
+    it: what comes out of one is masked for good, equal to nothing but itself.
+    """
+
+    def get_secret_value(self) -> str:
+        """The value itself.
+
+        Raises:
+            CredentialError: this object came out of a pickle, which does not carry secrets.
+        """
+        value: str | None = self._secret_value
+        if value is None:
+            raise CredentialError(
+                "this secret was masked when it was pickled",
+                hint="send the request document instead of a pickle of it",
+            )
+        return value
+
+    def __bool__(self) -> bool:
+        return self._secret_value is None or bool(self._secret_value)
+
+    def __len__(self) -> int:
+        return len(self.get_secret_value())
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Secret) or self._secret_value is None or other._secret_value is None:
+            return False
+        return super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return id(self) if self._secret_value is None else hash(self._secret_value)
+
+    def __str__(self) -> str:
+        return _MASK if self else ""
+
+    def __repr__(self) -> str:
+        return f"Secret({str(self)!r})"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _masked, ()
+
+
+def _masked() -> Secret:
+    secret = Secret("")
+    secret._secret_value = None  # type: ignore[assignment]  # noqa: SLF001  None marks what a pickle dropped
+    return secret
+
+
+class _Credential(BaseModel):
+    """Frozen, refuses names it does not know, and keeps values out of validation errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return [(name, self.__dict__.get(name)) for name in type(self).model_fields]
+
+
+class PlainCredential(_Credential):
+    """A user and a password."""
+
+    user: str = ""
+    password: Secret = Secret("")
+
+    if TYPE_CHECKING:  # a plain string is taken for a secret
+
+        def __init__(self, *, user: str = ..., password: str | Secret = ...) -> None: ...
+
+
+class JWTCredential(_Credential):
+    """A signed token that some issuer gave out."""
+
+    token: Secret = Secret("")
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, token: str | Secret = ...) -> None: ...
+
+
+class AWSCredential(_Credential):
+    """A pair of AWS keys, or the name of a profile that holds one.
+
+    Attributes:
+        access_key, secret_access_key: the pair; both empty ask for anonymous access.
+        session_token: belongs to temporary keys; None when the request has none.
+        region: where the bucket is; None when the request does not say.
+        profile: a profile of the machine's own AWS configuration; used only where the operator allows it.
+    """
+
+    access_key: str = ""
+    secret_access_key: Secret = Secret("")
+    session_token: Secret | None = None
+    region: str | None = None
+    profile: str | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            access_key: str = ...,
+            secret_access_key: str | Secret = ...,
+            session_token: str | Secret | None = ...,
+            region: str | None = ...,
+            profile: str | None = ...,
+        ) -> None: ...
+
+
+class Credentials(_Credential):
+    """At most one kind of credential. The wire may hold several; resolving refuses that, parsing does not."""
+
+    plain: PlainCredential | None = None
+    jwt: JWTCredential | None = None
+    aws: AWSCredential | None = None

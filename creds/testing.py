@@ -1,0 +1,486 @@
+"""For the tests of those who use this toolkit: a store in memory, and a proxy that breaks things on purpose.
+
+Nothing here is patched into place. A :class:`MemoryStore` is passed where a store is wanted; a :class:`FaultProxy`
+stands before a real server, and its address is given as the endpoint::
+
+    with FaultProxy(("127.0.0.1", 9000)) as proxy:
+        proxy.add(Fault(match="^GET", down_cut_bytes=700_000))
+        store = open_store(Location.parse(f"s3+{proxy.url}/bucket/key"), ...)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from creds.errors import NotSupported, ObjectChanged, ObjectNotFound
+from creds.store import Buffer, Cancel, ObjectMeta, OnRetry
+
+SLOW_DOWN = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n'
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message><RequestId>1</RequestId></Error>"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    content: bytes
+    meta: ObjectMeta
+
+
+class MemoryStore:
+    """A whole store in this process's memory: conditions, ETags, errors and order as S3 has them.
+
+    Args:
+        objects: what it holds at first, key to content.
+        part_bytes: the size of the buffers a reading yields.
+        enforces_conditions: False makes it a weak server: conditions are looked at before a write's first buffer, and
+            another writer after that is not noticed.
+        before: called with the verb and the key at the start of each verb, and with ``read`` before each buffer of a
+            reading. What it raises is raised; it may also change the store, sleep or count.
+        location: how errors name it.
+    """
+
+    def __init__(
+        self,
+        objects: Mapping[str, bytes] | None = None,
+        *,
+        part_bytes: int = 8 << 20,
+        enforces_conditions: bool = True,
+        before: Callable[[str, str], None] | None = None,
+        location: str = "memory://store",
+    ) -> None:
+        self.enforces_conditions = enforces_conditions
+        self._part_bytes = part_bytes
+        self._before = before or (lambda _verb, _key: None)
+        self._location = location
+        self._lock = threading.Lock()
+        self._objects: dict[str, _Object] = {}
+        for key, content in (objects or {}).items():
+            self._put(key, content, None, if_none_match=False)
+
+    @property
+    def client(self) -> Any:
+        """None: there is no SDK behind it."""
+        return None
+
+    @property
+    def objects(self) -> dict[str, bytes]:
+        """A copy of what it holds, key to content."""
+        with self._lock:
+            return {key: held.content for key, held in self._objects.items()}
+
+    def open(
+        self,
+        key: str,
+        *,
+        start: int = 0,
+        if_match: str | None = None,
+        cancel: Cancel | None = None,
+        on_retry: OnRetry | None = None,  # noqa: ARG002 - nothing is repeated
+    ) -> _MemoryReading:
+        held = self._held("open", key, cancel)
+        if if_match is not None and held.meta.etag != if_match:
+            raise self._changed("open", key, "not the expected object")
+        if start > len(held.content):
+            raise self._changed("open", key, f"cannot start at byte {start} of {len(held.content)}")
+        return _MemoryReading(self, key, held, start, self._part_bytes, cancel)
+
+    def write(
+        self,
+        key: str,
+        buffers: Iterable[Buffer],
+        *,
+        size_hint_bytes: int | None = None,  # noqa: ARG002 - bytes grow as they come
+        if_match: str | None = None,
+        if_none_match: bool = False,
+        content_type: str | None = None,  # noqa: ARG002 - nothing here reads it back
+        metadata: Mapping[str, str] | None = None,  # noqa: ARG002 - as above
+        cancel: Cancel | None = None,
+        on_retry: OnRetry | None = None,  # noqa: ARG002 - nothing is repeated
+    ) -> ObjectMeta:
+        self._begin("write", key, cancel)
+        if not self.enforces_conditions:
+            with self._lock:
+                self._compare(key, if_match, if_none_match=if_none_match)
+        content = bytearray()
+        for buffer in buffers:
+            if cancel is not None:
+                cancel.check()
+            content += buffer
+        if cancel is not None:
+            cancel.check()
+        if not self.enforces_conditions:
+            if_match, if_none_match = None, False
+        return self._put(key, bytes(content), if_match, if_none_match=if_none_match)
+
+    def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
+        return self._held("head", key, cancel).meta
+
+    def list(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
+        self._begin("list", prefix, cancel)
+        with self._lock:
+            found = [held.meta for key, held in self._objects.items() if key.startswith(prefix)]
+        yield from sorted(found, key=lambda meta: meta.key.encode("utf-8", "surrogatepass"))
+
+    def delete(self, key: str, *, cancel: Cancel | None = None) -> None:
+        self._begin("delete", key, cancel)
+        with self._lock:
+            self._objects.pop(key, None)
+
+    def sign(self, key: str, method: str = "GET", *, expires_seconds: int = 3600) -> str:  # noqa: ARG002 - refused
+        """Always NotSupported: nothing serves memory by URL."""
+        where = f"{self._location}/{key}"
+        raise NotSupported(f"sign {where}: memory has no signed URL", op="sign", location=where)
+
+    def close(self) -> None:
+        """Nothing to close; what it holds stays, so that a test can look."""
+
+    def current(self, key: str) -> ObjectMeta | None:
+        """What ``key`` is at this moment, without calling ``before``; None when it is absent."""
+        with self._lock:
+            held = self._objects.get(key)
+        return held.meta if held is not None else None
+
+    def reading(self, key: str) -> None:
+        """Tell ``before`` that a buffer of ``key`` is about to be read."""
+        self._before("read", key)
+
+    def _begin(self, verb: str, key: str, cancel: Cancel | None) -> None:
+        if cancel is not None:
+            cancel.check()
+        self._before(verb, key)
+
+    def _held(self, verb: str, key: str, cancel: Cancel | None) -> _Object:
+        self._begin(verb, key, cancel)
+        with self._lock:
+            held = self._objects.get(key)
+        if held is None:
+            where = f"{self._location}/{key}"
+            raise ObjectNotFound(f"{verb} {where}: no such key", op=verb, location=where)
+        return held
+
+    def _put(self, key: str, content: bytes, if_match: str | None, *, if_none_match: bool) -> ObjectMeta:
+        etag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+        meta = ObjectMeta(key=key, size_bytes=len(content), etag=etag, modified=datetime.now(UTC))
+        with self._lock:
+            self._compare(key, if_match, if_none_match=if_none_match)
+            self._objects[key] = _Object(content, meta)
+        return meta
+
+    def _compare(self, key: str, if_match: str | None, *, if_none_match: bool) -> None:
+        held = self._objects.get(key)
+        if if_none_match and held is not None:
+            raise self._changed("write", key, "the object exists already")
+        if if_match is not None and (held is None or held.meta.etag != if_match):
+            raise self._changed("write", key, "not the expected object")
+
+    def _changed(self, op: str, key: str, said: str) -> ObjectChanged:
+        where = f"{self._location}/{key}"
+        return ObjectChanged(f"{op} {where}: {said}", op=op, location=where)
+
+
+class _MemoryReading:
+    """Parts of one generation of an object; a newer one is noticed before each part."""
+
+    def __init__(
+        self, store: MemoryStore, key: str, held: _Object, start: int, part_bytes: int, cancel: Cancel | None
+    ) -> None:
+        self.meta = held.meta
+        self.pinned = "etag" if len(held.content) - start > part_bytes else "none"
+        self._store = store
+        self._key = key
+        self._rest = memoryview(held.content)[start:]
+        self._part_bytes = part_bytes
+        self._cancel = cancel
+        self._first = True
+
+    def __iter__(self) -> Iterator[Buffer]:
+        return self
+
+    def __next__(self) -> Buffer:
+        if self._cancel is not None:
+            self._cancel.check()
+        if not len(self._rest):
+            raise StopIteration
+        self._store.reading(self._key)
+        # As with a real store, the first part came with the answer that gave ``meta``.
+        if not self._first and self._store.current(self._key) != self.meta:
+            message = f"open {self._key}: the object changed while it was read"
+            raise ObjectChanged(message, op="open", location=self._key)
+        self._first = False
+        part, self._rest = self._rest[: self._part_bytes], self._rest[self._part_bytes :]
+        return part
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._rest = memoryview(b"")
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """What a :class:`FaultProxy` does to the requests that match, as many times as it says.
+
+    Attributes:
+        match: a regular expression searched in the request line (``GET /bucket/key HTTP/1.1``).
+        times: how many requests it is applied to.
+        status: answer with this status without asking the server.
+        body: the body of that answer.
+        headers: more header lines of that answer, name to value.
+        delay_seconds: wait before the request is passed on.
+        up_cut_bytes: break the connection when this much of the request's body was passed on.
+        down_cut_bytes: break it when this much of the answer's body was.
+        lose_answer: let the server do it, and break the connection instead of passing on the answer.
+        down_corrupt_at: flip the bits of the answer's byte at this offset.
+        down_bytes_per_second: pass the answer on no faster.
+        hook: called when the request begins, on another thread.
+        mid_hook: an offset and what is called there, on another thread, before more of the answer is passed on.
+    """
+
+    match: str = ""
+    times: int = 1
+    status: int | None = None
+    body: bytes = SLOW_DOWN
+    headers: Mapping[str, str] | None = None
+    delay_seconds: float = 0.0
+    up_cut_bytes: int | None = None
+    down_cut_bytes: int | None = None
+    lose_answer: bool = False
+    down_corrupt_at: int | None = None
+    down_bytes_per_second: int | None = None
+    hook: Callable[[], object] | None = None
+    mid_hook: tuple[int, Callable[[], object]] | None = None
+
+
+_NO_FAULT = Fault(times=0)
+
+
+class FaultProxy:
+    """A proxy on loopback, in a thread of its own, that passes requests on and breaks those that faults match.
+
+    Each request gets a connection of its own, so that a fault is about one request. The Host header is passed on as it
+    came, so that signatures stay valid. Every offset counts after the HTTP head.
+
+    Args:
+        upstream: host and port of the real server.
+
+    Attributes:
+        requests: the request lines so far, in order.
+    """
+
+    def __init__(self, upstream: tuple[str, int]) -> None:
+        self._upstream = upstream
+        self._faults: list[Fault] = []
+        self._open: set[asyncio.Task[None]] = set()
+        self.requests: list[str] = []
+        self._loop = asyncio.new_event_loop()
+        started: threading.Event = threading.Event()
+
+        def run() -> None:
+            self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+            started.set()
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._end())
+            self._loop.close()
+
+        self._thread = threading.Thread(target=run, name="fault-proxy", daemon=True)
+        self._thread.start()
+        started.wait()
+        self.port: int = self._server.sockets[0].getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as an endpoint."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def open_connections(self) -> int:
+        """How many clients are connected at this moment."""
+        return len(self._open)
+
+    def add(self, fault: Fault) -> Fault:
+        """Apply ``fault`` to the next requests that match. Of several that match the first added goes first."""
+        self._faults.append(fault)
+        return fault
+
+    def count(self, pattern: str) -> int:
+        """How many requests so far match the regular expression."""
+        return sum(1 for line in self.requests if re.search(pattern, line))
+
+    def close(self) -> None:
+        """Break what is open and stop listening."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loop.shutdown_default_executor()
+
+    def _pick(self, line: str) -> Fault:
+        for fault in self._faults:
+            if fault.times > 0 and re.search(fault.match, line):
+                fault.times -= 1
+                return fault
+        return _NO_FAULT
+
+    async def _serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        writers = [back]
+        try:
+            await self._pass(client, back, writers)
+        except (OSError, EOFError, TimeoutError, asyncio.CancelledError, asyncio.LimitOverrunError):
+            pass  # either side went away, or the proxy is closed: broken connections are its business
+        finally:
+            self._open.discard(task)
+            for writer in writers:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+
+    async def _pass(
+        self, client: asyncio.StreamReader, back: asyncio.StreamWriter, writers: list[asyncio.StreamWriter]
+    ) -> None:
+        head = await client.readuntil(b"\r\n\r\n")
+        line = head.split(b"\r\n", 1)[0].decode("latin-1")
+        fault = self._pick(line)
+        self.requests.append(line)
+        if fault.hook is not None:
+            await asyncio.to_thread(fault.hook)
+        await _delay(fault.delay_seconds, client)
+        if fault.status is not None:
+            await _answer(fault, line, client, back)
+            return
+        server, on = await asyncio.open_connection(*self._upstream)
+        writers.append(on)
+        on.write(re.sub(rb"\r\n(?i:connection):[^\r]*", b"", head)[:-2] + b"Connection: close\r\n\r\n")
+        up = asyncio.create_task(_pump(client, on, _Flow(cut=fault.up_cut_bytes, ends=writers)))
+        down = _Flow(
+            cut=fault.down_cut_bytes,
+            corrupt=fault.down_corrupt_at,
+            rate=fault.down_bytes_per_second,
+            mid=fault.mid_hook,
+            ends=writers,
+        )
+        answer = asyncio.create_task(_pump_answer(server, back, down, lose=fault.lose_answer))
+        try:
+            # The answer ends the exchange. A client that goes away ends it too, also while the answer is slow.
+            await asyncio.wait((answer, up), return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                await answer
+        finally:
+            for task in (up, answer):
+                task.cancel()
+            await asyncio.gather(up, answer, return_exceptions=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Flow:
+    """What happens to one direction of an exchange."""
+
+    ends: list[asyncio.StreamWriter]
+    cut: int | None = None
+    corrupt: int | None = None
+    rate: int | None = None
+    mid: tuple[int, Callable[[], object]] | None = None
+
+
+async def _delay(seconds: float, client: asyncio.StreamReader) -> None:
+    """Wait, but not for a client that went away meanwhile."""
+    ends = asyncio.get_running_loop().time() + seconds
+    while (left := ends - asyncio.get_running_loop().time()) > 0:
+        await asyncio.sleep(min(left, 0.05))
+        if client.at_eof():
+            raise ConnectionAbortedError
+
+
+async def _answer(fault: Fault, line: str, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+    body = b"" if line.startswith("HEAD") else fault.body
+    more = "".join(f"{name}: {value}\r\n" for name, value in (fault.headers or {}).items())
+    back.write(
+        f"HTTP/1.1 {fault.status} Fault\r\nContent-Type: application/xml\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n{more}\r\n".encode()
+        + body
+    )
+    await back.drain()
+    back.write_eof()
+    # What the client still sends is read away: closing on it would reset the connection and lose the answer.
+    async with asyncio.timeout(2):
+        while await client.read(1 << 20):
+            pass
+
+
+async def _pump_answer(server: asyncio.StreamReader, back: asyncio.StreamWriter, flow: _Flow, *, lose: bool) -> None:
+    while True:
+        head = await server.readuntil(b"\r\n\r\n")
+        final = not head.startswith(b"HTTP/1.1 1")
+        if final and lose:
+            _reset(flow.ends)
+            raise ConnectionAbortedError
+        back.write(head)
+        if final:
+            break
+    await _pump(server, back, flow)
+    if back.can_write_eof():
+        back.write_eof()
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, flow: _Flow) -> None:
+    passed = 0
+    while chunk := await source.read(65536):
+        end = passed + len(chunk)
+        if flow.corrupt is not None and passed <= flow.corrupt < end:
+            changed = bytearray(chunk)
+            changed[flow.corrupt - passed] ^= 0xFF
+            chunk = bytes(changed)
+        if flow.cut is not None and end >= flow.cut:
+            sink.write(chunk[: flow.cut - passed])
+            await sink.drain()
+            await asyncio.sleep(0.05)  # let it arrive: a reset throws away what is still on its way
+            _reset(flow.ends)
+            raise ConnectionAbortedError
+        sink.write(chunk)
+        await sink.drain()
+        passed = end
+        if flow.mid is not None and passed >= flow.mid[0]:
+            hook, flow.mid = flow.mid[1], None
+            await asyncio.to_thread(hook)
+        if flow.rate is not None:
+            await asyncio.sleep(len(chunk) / flow.rate)
+
+
+def _reset(writers: Iterable[asyncio.StreamWriter]) -> None:
+    """Break the connections as a crash would: with a reset, not an orderly end."""
+    for writer in writers:
+        bare = writer.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            bare.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()

@@ -1,0 +1,63 @@
+"""Fixtures for all tests: a clean environment, and real servers that start when a test first asks for one."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import servers
+
+_AMBIENT = ("AWS_", "BOTO", "ARTIFACTS_")
+_PROXIES = {"http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test, and no server that the tests start, sees the developer's AWS setup, proxies or home."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(_AMBIENT) or name.lower() in _PROXIES:
+                patch.delenv(name)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder of the test's own; what a test puts into the environment ends with it."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in list(os.environ):
+        if name.startswith(_AMBIENT) or name.lower() in _PROXIES:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[servers.S3Server]:
+    """SeaweedFS: the server most tests use."""
+    with servers.seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_s3() -> Iterator[servers.S3Server]:
+    """rclone's S3: a weak server, which ignores conditions."""
+    with servers.rclone_s3() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[servers.S3Server]:
+    """moto's S3, in this process."""
+    with servers.moto_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(seaweed: servers.S3Server) -> str:
+    """The name of a fresh bucket on SeaweedFS."""
+    return seaweed.make_bucket(f"b-{uuid.uuid4().hex[:12]}")
