@@ -34,7 +34,7 @@ from itertools import repeat
 from json.decoder import JSONDecodeError, scanstring
 from json.encoder import encode_basestring
 from types import NoneType, UnionType
-from typing import Any, Final, Generic, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, Generic, NoReturn, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Lt
 from pydantic import BaseModel
@@ -82,21 +82,15 @@ def fold(name: str) -> str:
     return "".join(char.lower() if char < "\x80" else char for char in name.translate(_FOLDS))
 
 
-def quote(text: str) -> str:
-    """A JSON string but for what :func:`_finish` escapes. Raises TypeError if ``text`` is no string."""
-    return encode_basestring(text)
+quote: Final = encode_basestring  # all of a JSON string but for what _finish escapes; TypeError if it is no string
 
 
 def _finish(text: str) -> bytes:
     """Encode a whole document: what is escaped here can only stand inside strings."""
-    return (
-        text.encode("utf-8", "gojson.write")
-        .replace(b"<", b"\\u003c")
-        .replace(b">", b"\\u003e")
-        .replace(b"&", b"\\u0026")
-        .replace(b"\xe2\x80\xa8", b"\\u2028")
-        .replace(b"\xe2\x80\xa9", b"\\u2029")
-    )
+    if "\u2028" in text or "\u2029" in text:
+        text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    document = text.encode("utf-8", "gojson.write")
+    return document.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
 
 
 class Number(str):
@@ -136,9 +130,6 @@ class Members(list[tuple[str, Any]]):
     __slots__ = ()
 
 
-_END: Final = object()
-
-
 def any_text(value: Any) -> str:
     """Write an untyped value; without recursion, so that depth is limited only as Go limits it.
 
@@ -148,27 +139,19 @@ def any_text(value: Any) -> str:
     out: list[str] = []
     frames: list[tuple[Iterator[Any], str]] = []
     while True:
-        if value is None:
-            out.append("null")
-        elif value is True or value is False:
-            out.append("true" if value else "false")
-        elif isinstance(value, Number):
-            out.append(value)
-        elif isinstance(value, str):
-            out.append(quote(value))
-        elif isinstance(value, (int, float)):
-            out.append(number_text(value))
-        elif isinstance(value, (Mapping, list, tuple)):
-            if len(frames) == MAX_DEPTH:
-                raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-            if isinstance(value, Mapping):
-                out.append("{")
-                frames.append((iter(sorted(value.items(), key=operator.itemgetter(0))), "}"))
-            else:
-                out.append("[")
-                frames.append((iter(value), "]"))
+        write = _SCALARS.get(type(value))
+        if write is not None:
+            out.append(write(value))
+        elif isinstance(value, dict):
+            out.append("{")
+            frames.append((iter(sorted(value.items(), key=_NAME)), "}"))
+        elif isinstance(value, (list, tuple)):
+            out.append("[")
+            frames.append((iter(value), "]"))
         else:
             raise TypeError(f"a {type(value).__name__} has no JSON form")
+        if len(frames) > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         while frames:
             items, closer = frames[-1]
             value = next(items, _END)
@@ -176,7 +159,7 @@ def any_text(value: Any) -> str:
                 frames.pop()
                 out.append(closer)
                 continue
-            if out[-1] not in ("{", "["):  # a written string has its quotes
+            if out[-1] != "{" and out[-1] != "[":  # a written string has its quotes
                 out.append(",")
             if closer == "}":
                 name, value = value
@@ -184,6 +167,18 @@ def any_text(value: Any) -> str:
             break
         else:
             return "".join(out)
+
+
+_END: Final = object()
+_NAME: Final = operator.itemgetter(0)
+_SCALARS: Final[Mapping[type, Callable[[Any], str]]] = {
+    NoneType: lambda _: "null",
+    bool: lambda value: "true" if value else "false",
+    str: quote,
+    float: number_text,
+    int: number_text,
+    Number: str,
+}
 
 
 def _plain(node: Any, number: Callable[[Number], Any]) -> Any:
@@ -333,13 +328,18 @@ class _GiveUp(Exception):
     """Raised when a document is not provably ordinary."""
 
 
+def _give_up() -> NoReturn:
+    raise _GiveUp
+
+
 class _Fast:
     """One document read the fast way: how many names were met."""
 
-    __slots__ = ("names",)
+    __slots__ = ("names", "zero")
 
     def __init__(self) -> None:
         self.names = 0
+        self.zero = False  # an integer zero was met where its sign matters, which the compiled parser drops
 
 
 def _untyped(value: Any, fast: _Fast) -> Any:
@@ -350,14 +350,24 @@ def _untyped(value: Any, fast: _Fast) -> Any:
         return {name: _untyped(inner, fast) for name, inner in value.items()}
     if kind is list:
         return [_untyped(inner, fast) for inner in value]
-    return _finite(value, fast) if kind is float or kind is int else value
+    if kind is float:
+        return _finite(value, fast)
+    return _whole(value, fast) if kind is int else value
 
 
 def _finite(value: float, _: _Fast) -> float:
-    value = float(value)
-    if math.isinf(value):
+    if value - value:  # infinite, that is
         raise _GiveUp
     return value
+
+
+def _whole(value: int, fast: _Fast) -> float:
+    if not value:
+        fast.zero = True
+    try:
+        return float(value)
+    except OverflowError:
+        raise _GiveUp from None
 
 
 def _secret(value: str, _: _Fast) -> Secret:
@@ -365,26 +375,28 @@ def _secret(value: str, _: _Fast) -> Secret:
 
 
 def _strings(value: list[Any], _: _Fast) -> list[str]:
-    kinds = set(map(type, value))
-    if kinds <= _STRING:
-        return value
-    if kinds <= _STRING_OR_NULL:
-        return [item or "" for item in value]
-    raise _GiveUp
+    try:
+        "".join(value)  # the cheapest way to see that all are strings
+    except TypeError:
+        return [_string_or_null(item) for item in value]
+    return value
 
 
 def _string_map(value: dict[str, Any], fast: _Fast) -> dict[str, str]:
     fast.names += len(value)
-    kinds = set(map(type, value.values()))
-    if kinds <= _STRING:
+    try:
+        "".join(value.values())
+    except TypeError:
+        return {name: _string_or_null(item) for name, item in value.items()}
+    return value
+
+
+def _string_or_null(value: Any) -> str:
+    if value is None:
+        return ""
+    if type(value) is str:
         return value
-    if kinds <= _STRING_OR_NULL:
-        return {name: item or "" for name, item in value.items()}
     raise _GiveUp
-
-
-_STRING: Final = {str}
-_STRING_OR_NULL: Final = {str, NoneType}
 
 
 # --- kinds: what a field of a Go struct may be -------------------------------------------------------------------
@@ -401,6 +413,7 @@ class _Kind:
 
     readers: Mapping[type, Reader | None]
     write: Callable[[Any], str]
+    nil = False  # None is a value, written as null; write never gets it
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         raise NotImplementedError
@@ -430,12 +443,8 @@ class _Scalar(_Kind):
         return self.zero if draft is None else draft
 
 
-def _bool_text(value: Any) -> str:
-    if value is True:
-        return "true"
-    if value is False:
-        return "false"
-    raise TypeError("not a bool")
+def _untyped_text(value: Any) -> str:
+    return quote(value) if type(value) is str else any_text(value)
 
 
 def _secret_text(value: Any) -> str:
@@ -464,8 +473,10 @@ class _Integer(_Kind):
         self.high = high
         self.readers = {int: self._bounded}
 
-    def _bounded(self, value: int, _: _Fast) -> int:
+    def _bounded(self, value: int, fast: _Fast) -> int:
         if self.low <= value < self.high:
+            if not value:
+                fast.zero = True
             return value
         raise _GiveUp
 
@@ -494,7 +505,7 @@ class _Integer(_Kind):
 
 
 class _Float(_Kind):
-    readers: Mapping[type, Reader | None] = {float: _finite, int: _finite}
+    readers: Mapping[type, Reader | None] = {float: _finite, int: _whole}
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         if node is None:
@@ -518,15 +529,18 @@ class _Float(_Kind):
 
 
 class _Untyped(_Kind):
+    """An interface{}."""
+
+    nil = True
     readers: Mapping[type, Reader | None] = {
         str: None,
         bool: None,
         float: _finite,
-        int: _finite,
+        int: _whole,
         dict: _untyped,
         list: _untyped,
     }
-    write = staticmethod(any_text)
+    write = staticmethod(_untyped_text)
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         try:
@@ -554,6 +568,7 @@ class _Optional(_Kind):
 class _Strings(_Kind):
     """A []string. The draft is its length and its backing array, whose old elements shine through null."""
 
+    nil = True
     readers: Mapping[type, Reader | None] = {list: _strings}
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
@@ -575,8 +590,6 @@ class _Strings(_Kind):
         return None if draft is None else draft[1][: draft[0]]
 
     def write(self, value: Any) -> str:
-        if value is None:
-            return "null"
         if not isinstance(value, (list, tuple)):
             raise TypeError("not a list of strings")
         return f"[{','.join(map(quote, value))}]"
@@ -585,6 +598,7 @@ class _Strings(_Kind):
 class _StringMap(_Kind):
     """A map[string]string."""
 
+    nil = True
     readers: Mapping[type, Reader | None] = {dict: _string_map}
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
@@ -601,8 +615,6 @@ class _StringMap(_Kind):
         return strings
 
     def write(self, value: Any) -> str:
-        if value is None:
-            return "null"
         if not isinstance(value, Mapping):
             raise TypeError("not a dict of strings")
         return f"{{{','.join([f'{quote(name)}:{quote(value[name])}' for name in sorted(value)])}}}"
@@ -624,11 +636,9 @@ class _Struct(_Kind):
 
 
 class _Pointer(_Struct):
-    """A pointer to a struct: None when nil."""
+    """A pointer to a struct."""
 
-    def __init__(self, struct: Struct) -> None:
-        super().__init__(struct)
-        self.write = lambda value: "null" if value is None else struct.write(value)
+    nil = True
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         return None if node is None else self.struct.merge(node, draft, path, exact)
@@ -640,16 +650,16 @@ class _Pointer(_Struct):
 class _StructMap(_Kind):
     """A map[string] of a struct."""
 
+    nil = True
+
     def __init__(self, struct: Struct) -> None:
         self.struct = struct
         self.readers = {dict: self._read}
 
     def _read(self, value: dict[str, Any], fast: _Fast) -> dict[str, Any]:
         fast.names += len(value)
-        if not set(map(type, value.values())) <= {dict}:
-            raise _GiveUp
         read = self.struct.read
-        return {name: read(item, fast) for name, item in value.items()}
+        return {name: read(item, fast) for name, item in value.items() if type(item) is dict or _give_up()}
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         if node is None:
@@ -669,8 +679,6 @@ class _StructMap(_Kind):
         return {name: struct.zero() if item is None else struct.finish(item) for name, item in draft.items()}
 
     def write(self, value: Any) -> str:
-        if value is None:
-            return "null"
         if not isinstance(value, Mapping):
             raise TypeError("not a dict of " + self.struct.model.__name__)
         write = self.struct.write
@@ -682,7 +690,10 @@ class _StructMap(_Kind):
 # How pydantic keeps an instance: its values, which of them were given, what else came, and private attributes. Filling
 # these directly is how pydantic's own model_construct works, without its cost a field.
 _new: Final = object.__new__
-_set: Final = object.__setattr__
+_set_values, _set_given, _set_extra, _set_private = (
+    vars(BaseModel)[slot].__set__
+    for slot in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+)
 
 
 class _Field:
@@ -692,28 +703,22 @@ class _Field:
         self.attr = attr
         self.wire = info.alias or attr
         self.kind = _kind_of(info, structs)
-        optional = isinstance(self.kind, _Optional)
-        self.omitted = (None,) if optional else ("",) if OMIT_EMPTY in info.metadata else ()
         self.info = info
-
-    def write(self, value: Any) -> str:
-        """The field's text; where the field may be left out, with its name and a comma before it."""
-        if not self.omitted:
-            return self.kind.write(value)
-        return "" if value in self.omitted else f",{quote(self.wire)}:{self.kind.write(value)}"
+        # The value for which the field is not written, if there is one.
+        self.absent = "None" if isinstance(self.kind, _Optional) else "''" if OMIT_EMPTY in info.metadata else None
 
 
 class _Plan:
-    """What to do with a parsed object of one shape: names and types in order."""
+    """What to do with a parsed object of one shape: names and types, in order."""
 
-    __slots__ = ("drop", "fresh", "given", "reset", "steps", "unread")
+    __slots__ = ("attrs", "fresh", "given", "steps", "take", "unread")
 
     def __init__(self) -> None:
-        self.drop: list[str] = []  # names that are no attribute
-        self.unread: list[str] = []  # no field's names, with containers whose names count all the same
-        self.reset: list[tuple[str, Any]] = []  # fields whose value is to be the zero value, which can be shared
-        self.fresh: list[tuple[str, Callable[[], Any]]] = []  # fields whose zero value cannot
-        self.steps: list[tuple[str, str, Reader | None]] = []  # attr, name, how to read it
+        self.attrs: tuple[str, ...] = ()  # fields whose values are right as they were parsed
+        self.take: Callable[[dict[str, Any]], tuple[Any, ...]] | None = None  # their values; None: all there are
+        self.steps: list[tuple[str, str, Reader]] = []  # attribute, name, how to read it
+        self.fresh: list[tuple[str, Callable[[], Any]]] = []  # absent fields whose zero value cannot be shared
+        self.unread: list[str] = []  # no field's names, with containers: the names in them count all the same
         self.given: set[str] = set()
 
 
@@ -729,6 +734,12 @@ class _Draft:
         self.values: dict[str, Any] = {}  # drafts by attribute
         self.given: set[str] = set()
         self.unknown: dict[str, str] = {}  # names to JSON text
+
+
+def _taker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+    if len(names) > 1:
+        return operator.itemgetter(*names)
+    return lambda parsed: tuple(parsed[name] for name in names)
 
 
 def _bare(name: str) -> str:
@@ -754,7 +765,7 @@ def _kind_of(info: FieldInfo, structs: dict[type, Struct]) -> _Kind:
         return (_Pointer if optional else _Struct)(_struct(annotation, structs))
     scalars: dict[Any, Callable[[], _Kind]] = {
         str: lambda: _Scalar("string", str, "", quote),
-        bool: lambda: _Scalar("bool", bool, False, _bool_text),
+        bool: lambda: _Scalar("bool", bool, False, {True: "true", False: "false"}.__getitem__),
         float: _Float,
         int: lambda: _Integer(*_bounds(info)),
         Secret: _SecretString,
@@ -767,31 +778,34 @@ class Struct:
 
     def __init__(self, model: type[BaseModel], structs: dict[type, Struct]) -> None:
         structs[model] = self
+        self.shared: BaseModel | None = None
         self.model = model
         self.fields = tuple(_Field(attr, info, structs) for attr, info in model.model_fields.items())
         self.by_name = {field.wire: field for field in self.fields}
         self.by_fold = {fold(field.wire): field for field in self.fields}
-        self.private = {name: attr.get_default() for name, attr in model.__private_attributes__.items()} or None
+        self._private = {name: attr.get_default() for name, attr in model.__private_attributes__.items()} or None
         self.meant: Mapping[str, str] = {}
         self.hint = lru_cache(256)(self._hint)
-        self._frozen = bool(model.model_config.get("frozen"))
-        self._shared_zero = model() if self._frozen else None
-        # Zero values by attribute, in order; what is mutable is made anew for every instance, see _Plan.fresh.
+        # Zero values by attribute, in order. What is mutable is made anew for every instance.
         self._zeros = {field.attr: field.info.get_default(call_default_factory=True) for field in self.fields}
+        self._fresh = {
+            field.attr: field.kind.struct.zero
+            for field in self.fields
+            if type(field.kind) is _Struct and not field.kind.struct.shared
+        }
+        self.shared = self.zero() if model.model_config.get("frozen") else None
+        self._same = {field.attr for field in self.fields if field.attr == field.wire}
         self._plans: dict[tuple[Any, ...], _Plan] = {}
-        pieces = [f"{quote(field.wire)}:%s" if not field.omitted else "%s" for field in self.fields]
-        self._template = "{" + re.sub(",%s", "%s", ",".join(pieces)) + "%s}"
-        attrs = [field.attr for field in self.fields]
-        many = operator.itemgetter(*attrs) if len(attrs) > 1 else None
-        one = attrs[0] if attrs else None
-        self._values: Callable[[dict[str, Any]], tuple[Any, ...]] = many or (
-            lambda values: () if one is None else (values[one],)
-        )
-        self._writers = [field.write if field.omitted else field.kind.write for field in self.fields]
+        self.write = _writer(self)
 
     def zero(self) -> BaseModel:
         """Go's zero value; shared where it cannot change."""
-        return self._shared_zero or self.model()
+        if self.shared:
+            return self.shared
+        values = self._zeros.copy()
+        for attr, make in self._fresh.items():
+            values[attr] = make()
+        return self._build(values, set(), None)
 
     def find(self, name: str) -> _Field | None:
         return self.by_name.get(name) or self.by_fold.get(fold(name))
@@ -839,10 +853,10 @@ class Struct:
 
     def _build(self, values: dict[str, Any], given: set[str], unknown: dict[str, str] | None) -> BaseModel:
         instance: BaseModel = _new(self.model)
-        _set(instance, "__dict__", values)
-        _set(instance, "__pydantic_fields_set__", given)
-        _set(instance, "__pydantic_extra__", unknown)
-        _set(instance, "__pydantic_private__", self.private and self.private.copy())
+        _set_values(instance, values)
+        _set_given(instance, given)
+        _set_extra(instance, unknown)
+        _set_private(instance, self._private and self._private.copy())
         return instance
 
     # the fast way
@@ -851,48 +865,48 @@ class Struct:
         fast.names += len(parsed)
         shape = (*parsed, *map(type, parsed.values()))
         plan = self._plans.get(shape) or self._plan(parsed, shape)
-        values = self._zeros.copy()
-        values.update(parsed)
-        for name in plan.drop:
-            del values[name]
-        for attr, zero in plan.reset:
-            values[attr] = zero
+        if plan.take is None:
+            values = self._zeros | parsed
+        else:
+            values = self._zeros.copy()
+            values.update(zip(plan.attrs, plan.take(parsed)))
+        for attr, name, read in plan.steps:
+            values[attr] = read(parsed[name], fast)
         for attr, make in plan.fresh:
             values[attr] = make()
-        for attr, name, read in plan.steps:
-            values[attr] = parsed[name] if read is None else read(parsed[name], fast)
         for name in plan.unread:
             _untyped(parsed[name], fast)
-        return self._build(values, plan.given.copy(), None)
+        instance: BaseModel = _new(self.model)
+        _set_values(instance, values)
+        _set_given(instance, plan.given.copy())
+        _set_extra(instance, None)
+        _set_private(instance, self._private and self._private.copy())
+        return instance
 
     def _plan(self, parsed: dict[str, Any], shape: tuple[Any, ...]) -> _Plan:
         plan = _Plan()
+        right = {}  # attributes to names
         for name, value in parsed.items():
             field = self.find(name)
             kind = type(value)
-            if name not in self._zeros:
-                plan.drop.append(name)
-            elif field is None or field.attr != name or kind is NoneType:
-                plan.reset.append((name, self._zeros[name]))
             if field is None:
                 if self.hint(name) is not None:
                     raise _GiveUp  # a warning needs the path
                 if kind is dict or kind is list:
                     plan.unread.append(name)
-                continue
-            if kind is NoneType:
-                continue
-            if field.attr in plan.given or kind not in field.kind.readers:
-                raise _GiveUp
-            plan.given.add(field.attr)
-            reader = field.kind.readers[kind]
-            if reader is not None or field.attr != name:
-                plan.steps.append((field.attr, name, reader))
-        plan.fresh = [
-            (field.attr, field.kind.struct.zero)
-            for field in self.fields
-            if type(field.kind) is _Struct and field.attr not in plan.given and not field.kind.struct._frozen
-        ]
+            elif kind is not NoneType:
+                if field.attr in plan.given or kind not in field.kind.readers:
+                    raise _GiveUp
+                plan.given.add(field.attr)
+                read = field.kind.readers[kind]
+                if read is None:
+                    right[field.attr] = name
+                else:
+                    plan.steps.append((field.attr, name, read))
+        if not plan.given == parsed.keys() <= self._same:  # else the steps mend what is not right yet
+            plan.attrs = tuple(right)
+            plan.take = _taker(tuple(right.values()))
+        plan.fresh = [(attr, make) for attr, make in self._fresh.items() if attr not in plan.given]
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
         if len(parsed) <= 64 and sum(map(len, parsed)) <= 2_048:
@@ -900,18 +914,6 @@ class Struct:
         return plan
 
     # writing
-
-    def write(self, instance: Any) -> str:
-        if not isinstance(instance, self.model):
-            raise TypeError(f"not a {self.model.__name__}")
-        values = self._values(instance.__dict__)
-        unknown = instance.__pydantic_extra__
-        rest = "" if unknown is None else self._unknown(unknown)
-        return self._template % (*map(operator.call, self._writers, values), rest)
-
-    def _unknown(self, unknown: Mapping[str, str]) -> str:
-        text = ",".join([f"{quote(name)}:{value}" for name, value in unknown.items()])
-        return f",{text}" if self.fields and text else text
 
     def problems(self, instance: Any, path: str) -> Iterator[str]:
         """Every field of ``instance`` that cannot be written, and why."""
@@ -927,11 +929,49 @@ class Struct:
             elif isinstance(kind, _StructMap) and isinstance(value, Mapping) and all(isinstance(n, str) for n in value):
                 for name, item in value.items():
                     yield from kind.struct.problems(item, _step(where, name))
-            else:
+            elif value is not None or not (kind.nil or field.absent == "None"):
                 try:
-                    field.write(value)
+                    kind.write(value)
+                except KeyError:
+                    yield f"{where}: not a bool"
                 except (TypeError, ValueError, OverflowError) as error:
                     yield f"{where}: {error}"
+
+
+def _writer(struct: Struct) -> Callable[[Any], str]:
+    """Compile the function that writes ``struct``: one f-string of its fields' names and kinds."""
+    scope: dict[str, Any] = {"model": struct.model, "is_no": _is_no, "and_unknown": _and_unknown}
+    pieces = ""
+    for number, field in enumerate(struct.fields):
+        scope[f"write{number}"] = field.kind.write
+        value, name = f'values["{field.attr}"]', f'"{field.wire}":'
+        if field.absent is not None:
+            pieces += f"{{'' if (v := {value}) == {field.absent} else ',{name}' + write{number}(v)}}"
+        elif field.kind.nil:
+            pieces += f",{name}{{'null' if (v := {value}) is None else write{number}(v)}}"
+        else:
+            pieces += f",{name}{{write{number}({value})}}"
+    source = f"""
+def write(instance):
+    if instance.__class__ is not model and not isinstance(instance, model):
+        is_no(model)
+    values = instance.__dict__
+    text = f'''{{{{{pieces.removeprefix(",")}}}}}'''
+    return text if instance.__pydantic_extra__ is None else and_unknown(text, instance)
+"""
+    exec(source, scope)  # noqa: S102  built from nothing but the names of the models' fields
+    write: Callable[[Any], str] = scope["write"]
+    return write
+
+
+def _is_no(model: type) -> NoReturn:
+    raise TypeError(f"not a {model.__name__}")
+
+
+def _and_unknown(text: str, instance: BaseModel) -> str:
+    """``text`` of an instance, with the fields that were kept though no struct knows them."""
+    unknown = ",".join([f"{quote(name)}:{value}" for name, value in (instance.__pydantic_extra__ or {}).items()])
+    return f"{text[:-1]}{',' if unknown and text != '{}' else ''}{unknown}}}"
 
 
 def _struct(model: type[BaseModel], structs: dict[type, Struct]) -> Struct:
@@ -946,7 +986,7 @@ def _bounds(info: FieldInfo) -> tuple[int, int]:
 
 # A name is followed by a colon. Unless space comes between, `":` is counted for every name of a document, and for
 # some strings besides; so a parser that met as many different names as that met no name twice.
-_SPACED: Final = (b" :", b"\n:", b"\r:", b"\t:")
+_SPACES: Final = (b"\n", b"\r", b"\t")
 _NEGATIVE_ZERO: Final = re.compile(rb"-0[\s,\]}]")  # the compiled parser loses the sign of an integer
 
 
@@ -983,7 +1023,7 @@ class Codec(Generic[Model]):
 
     def fast(self, document: bytes) -> Model:
         """Read an ordinary document, or raise an error that means: ask :meth:`exact`."""
-        if any(mark in document for mark in _SPACED) or (b"-0" in document and _NEGATIVE_ZERO.search(document)):
+        if b" :" in document or any(mark in document and mark + b":" in document for mark in _SPACES):
             raise _GiveUp
         try:
             # Only names are interned: the parser's cache outlives the document, and values may be secrets.
@@ -994,7 +1034,7 @@ class Codec(Generic[Model]):
             raise _GiveUp
         fast = _Fast()
         instance = self._root.read(parsed, fast)
-        if fast.names != document.count(b'":'):
+        if fast.names != document.count(b'":') or (fast.zero and _NEGATIVE_ZERO.search(document)):
             raise _GiveUp
         return instance  # type: ignore[return-value]  # the root struct builds the root model
 

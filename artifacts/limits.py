@@ -78,6 +78,17 @@ class Budget:
                 seen=seen,
             )
 
+    def take_member(self, size: int) -> None:
+        """Account for one more archive member and its ``size`` bytes, before they are written."""
+        with self._lock:
+            self._bytes += size
+            self._members += 1
+            passed = self._bytes > self.max_bytes or self._members > self.limits.max_members
+        if passed:
+            # Either call says which limit it was; nothing is counted twice.
+            self.take_bytes(0)
+            self.take_members(0)
+
     def give_bytes(self, count: int) -> None:
         """Return what a failed attempt had taken and has removed again."""
         with self._lock:

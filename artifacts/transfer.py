@@ -31,6 +31,7 @@ from artifacts.archive.pack import Scan, pack
 from artifacts.archive.unpack import Unpacked, unpack, write_file
 from artifacts.errors import DiskError, IntegrityError
 from artifacts.limits import Budget
+from creds.errors import AccessDenied, ObjectChanged, ObjectNotFound
 from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Store
 
 OnBytes = Callable[[int, int | None], None]
@@ -435,15 +436,25 @@ def upload(
         buffers = threads.enter_context(in_thread(source.buffers))
         if source.compression is not None:
             buffers = threads.enter_context(in_thread(formats.compress(buffers, source.compression)))
-        meta = store.write(
-            key,
-            tap.through(buffers),
-            size_hint_bytes=source.size_hint_bytes,
-            if_match=if_match,
-            if_none_match=if_none_match,
-            cancel=cancel,
-            on_retry=attempts,
-        )
+        sending = tap.through(buffers)
+        try:
+            meta = store.write(
+                key,
+                sending,
+                size_hint_bytes=source.size_hint_bytes,
+                if_match=if_match,
+                if_none_match=if_none_match,
+                cancel=cancel,
+                on_retry=attempts,
+            )
+        except ObjectChanged:
+            # An earlier try may have stored these very bytes and died before it could say so.
+            for _ in sending:
+                pass
+            same = _stored_already(store, key, tap, cancel)
+            if same is None:
+                raise
+            meta = same
     if on_bytes is not None:
         on_bytes(tap.count, tap.count)
     conditional = None
@@ -461,3 +472,16 @@ def upload(
         format=source.format,
         warnings=tuple(source.warnings()),
     )
+
+
+def _stored_already(store: Store, key: str, tap: _Tap, cancel: Cancel | None) -> ObjectMeta | None:
+    """What is there, if it is what was to be sent, byte for byte; None if it is anything else."""
+    with contextlib.suppress(ObjectNotFound, AccessDenied), store.open(key, cancel=cancel) as reading:
+        if reading.meta.size_bytes != tap.count:
+            return None
+        there = _Tap("sha256", tap.count, cancel, None)
+        for _ in there.through(reading):
+            pass
+        if there.hexdigest() == tap.hexdigest():
+            return reading.meta
+    return None

@@ -234,6 +234,9 @@ def pack_gnu_tar(root: Path, packed: str | None) -> None:
 
 def pack_tarfile(root: Path, packed: str | None) -> None:
     class Count(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
         def write(self, piece: object) -> int:
             return len(piece)  # type: ignore[arg-type]
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import servers
+
+pytest.register_assert_rewrite("conformance")
+import servers  # noqa: E402 - the line above must come before what it is about
 
 _AMBIENT = ("AWS_", "BOTO", "ARTIFACTS_")
 _PROXIES = {"http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy"}

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class S3Server:
     reader: Keys | None = None
     writer: Keys | None = None
     pid: int | None = None
+    _clients: dict[Keys, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -64,12 +65,14 @@ class S3Server:
         return host, int(port)
 
     def client(self, keys: Keys | None = None) -> Any:
-        """A boto3 client of the test's own, to look at the server behind the toolkit's back."""
+        """A boto3 client of the test's own, to look at the server behind the toolkit's back. Made once a key."""
         import boto3
         from botocore.config import Config
 
         keys = keys or self.admin
-        return boto3.session.Session(
+        if keys in self._clients:
+            return self._clients[keys]
+        self._clients[keys] = boto3.session.Session(
             aws_access_key_id=keys.access_key, aws_secret_access_key=keys.secret_key, region_name="us-east-1"
         ).client(
             "s3",
@@ -81,14 +84,17 @@ class S3Server:
                 response_checksum_validation="when_required",
             ),
         )
+        return self._clients[keys]
 
     def make_bucket(self, name: str) -> str:
-        client = self.client()
-        try:
-            client.create_bucket(Bucket=name)
-        finally:
-            client.close()
+        self.client().create_bucket(Bucket=name)
         return name
+
+    def close(self) -> None:
+        """Close the clients; the server goes on."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
 
 
 def program(name: str) -> str:
@@ -126,7 +132,7 @@ def _free_run(count: int) -> int:
 @contextlib.contextmanager
 def _running(command: list[str], folder: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with (folder / "output.log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own command
+        process = subprocess.Popen(
             command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
@@ -188,15 +194,16 @@ def seaweedfs() -> Iterator[S3Server]:
             *(weed, "-v=0", f"-logdir={folder}", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
             *(f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
             *(f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-admin.ui=false", "-webdav=false"),
-            *("-master.telemetry=false", "-volume.max=20", f"-s3.config={config}"),
+            *("-master.telemetry=false", "-volume.max=1000", f"-s3.config={config}"),
         ]
         env = {"PATH": os.defpath, "HOME": name, "TMPDIR": name}
         try:
             with _running(command, folder, env) as process:
                 _wait_for_s3(s3, process, folder / "output.log")
                 server = S3Server(f"http://127.0.0.1:{s3}", ADMIN, READER, WRITER, process.pid)
-                _make_bucket_when_ready(server)
-                yield server
+                with contextlib.closing(server):
+                    _make_bucket_when_ready(server)
+                    yield server
         finally:
             # Its sockets outlive a kill. Only those of its own ports are removed: other servers may be running.
             for port in (*range(first, first + 5), *range(first + 10000, first + 10005)):
@@ -210,21 +217,18 @@ def _make_bucket_when_ready(server: S3Server) -> None:
 
     client = server.client()
     ends = time.monotonic() + READY_SECONDS
-    try:
-        while True:
-            try:
-                with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
-                    client.create_bucket(Bucket=SHARED_BUCKET)
-                client.put_object(Bucket=SHARED_BUCKET, Key="ready", Body=b"ready")
-                client.delete_object(Bucket=SHARED_BUCKET, Key="ready")
-            except (BotoCoreError, ClientError):
-                if time.monotonic() > ends:
-                    raise
-                time.sleep(0.05)
-            else:
-                return
-    finally:
-        client.close()
+    while True:
+        try:
+            with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
+                client.create_bucket(Bucket=SHARED_BUCKET)
+            client.put_object(Bucket=SHARED_BUCKET, Key="ready", Body=b"ready")
+            client.delete_object(Bucket=SHARED_BUCKET, Key="ready")
+        except (BotoCoreError, ClientError):
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextlib.contextmanager
@@ -244,7 +248,8 @@ def rclone_s3() -> Iterator[S3Server]:
         env = {"PATH": os.defpath, "HOME": name, "TMPDIR": name, "RCLONE_CONFIG": os.devnull}
         with _running(command, folder, env) as process:
             _wait_for_s3(port, process, folder / "output.log")
-            yield S3Server(f"http://127.0.0.1:{port}", keys, pid=process.pid)
+            with contextlib.closing(S3Server(f"http://127.0.0.1:{port}", keys, pid=process.pid)) as running:
+                yield running
 
 
 @contextlib.contextmanager
@@ -256,7 +261,9 @@ def moto_s3() -> Iterator[S3Server]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        yield S3Server(f"http://{host}:{port}", Keys("AKMOTO00000000000001", "moto-secret-key-0001"))
+        keys = Keys("AKMOTO00000000000001", "moto-secret-key-0001")
+        with contextlib.closing(S3Server(f"http://{host}:{port}", keys)) as running:
+            yield running
     finally:
         server.stop()
         server._server.server_close()  # moto leaves its listening socket open

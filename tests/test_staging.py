@@ -300,6 +300,21 @@ def test_upload_does_not_replace_what_somebody_else_wrote(stage):
     assert b"theirs" in stage.get("m.tar")
 
 
+def test_a_death_between_upload_and_state_is_no_conflict(stage, monkeypatch):
+    """When the object there is what would be sent, byte for byte, the upload is done: it was ours."""
+    stage.put("m.tar.gz", tar({"a": b"1"}, "w:gz"))
+    wanted = request(m=artifact("m.tar.gz", mutable=True), o=artifact("o.tar", mutable=True))
+    stage.dir().stage(wanted)
+    for label in ("m", "o"):
+        (stage.root / label / "a").write_bytes(b"work")
+    with monkeypatch.context() as patched:
+        patched.setattr(State, "put", lambda *_: None)
+        stage.dir().upload(wanted)
+    receipts = stage.dir().upload(wanted)
+    assert statuses(receipts) == {"m": "done", "o": "done"}
+    assert statuses(stage.dir().upload(wanted)) == {"m": "unchanged", "o": "unchanged"}
+
+
 def test_single_files_go_back_as_they_came(stage):
     """A plain object is sent as it is, a compressed single file is compressed again, not packed."""
     stage.put("plain.bin", b"one")

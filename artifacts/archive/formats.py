@@ -193,7 +193,7 @@ def _drain(decoder: _Decoder, fed: memoryview, compression: Compression) -> Iter
                     f"the xz stream needs more than {XZ_MEMORY_BYTES >> 20} MiB of memory to expand"
                 ) from error
             raise CorruptArchive(f"the {compression} stream is corrupt: {error}") from error
-        except (OSError, EOFError, ValueError, igzip_lib.IsalError) as error:
+        except (OSError, EOFError, ValueError, igzip_lib.IsalError) as error:  # type: ignore[misc]  # untyped
             raise CorruptArchive(f"the {compression} stream is corrupt: {error}") from error
         if out:
             yield out
@@ -212,7 +212,8 @@ class _ZstdFrames:
     def __init__(self, buffers: Iterable[Buffer]) -> None:
         self._buffers = iter(buffers)
         self._held = bytearray()
-        self._between = True
+        self._between = False
+        self._seen = False
         self._steps = self._walk()
         self._want = next(self._steps)
 
@@ -220,9 +221,10 @@ class _ZstdFrames:
         """The next buffer, followed; empty at the end, which must lie between two frames."""
         for buffer in self._buffers:
             if len(buffer):
+                self._seen = True
                 self._follow(memoryview(buffer))
                 return buffer
-        if not self._between or self._held:
+        if not (self._seen and self._between) or self._held:
             raise CorruptArchive("the zstd stream ends before its end: the object is cut short")
         return b""
 

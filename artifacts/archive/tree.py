@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from typing import IO, Final
 
@@ -41,29 +42,37 @@ class Stream:
     def __init__(self, buffers: Iterable[Buffer]) -> None:
         self._buffers = iter(buffers)
         self._view = _NO_BYTES
+        self._at = 0
 
     def _advance(self) -> bool:
         for buffer in self._buffers:
             if len(buffer):
                 self._view = memoryview(buffer)
+                self._at = 0
                 return True
+        self._view = _NO_BYTES
+        self._at = 0
         return False
 
     def take(self, count: int) -> memoryview:
         """At least one byte and at most ``count``; nothing at the end."""
-        if not self._view and not self._advance():
-            return _NO_BYTES
-        view = self._view
-        self._view = view[count:]
-        return view[:count]
+        at = self._at
+        if at >= len(self._view):
+            if not self._advance():
+                return _NO_BYTES
+            at = 0
+        piece = self._view[at : at + count]
+        self._at = at + len(piece)
+        return piece
 
     def up_to(self, count: int) -> bytes:
         """``count`` bytes, fewer only at the end."""
-        view = self._view
-        if len(view) >= count:
-            self._view = view[count:]
-            return bytes(view[:count])
-        parts = []
+        piece = self._view[self._at : self._at + count]
+        self._at += len(piece)
+        if len(piece) == count:
+            return bytes(piece)
+        parts = [piece]
+        count -= len(piece)
         while count and (piece := self.take(count)):
             parts.append(piece)
             count -= len(piece)
@@ -78,15 +87,16 @@ class Stream:
 
     def peek(self, count: int) -> bytes:
         """The next ``count`` bytes (fewer only at the end), which stay to be taken."""
-        if len(self._view) < count:
-            self._view = memoryview(self.up_to(count) + self._view)
-        return bytes(self._view[:count])
+        head = self.up_to(count)
+        if self._at >= count:  # it came from this one buffer
+            self._at -= count
+        else:
+            self._view = memoryview(head + self._view[self._at :])
+            self._at = 0
+        return head
 
     def skip(self, count: int) -> None:
-        view = self._view
-        if len(view) >= count:
-            self._view = view[count:]
-            return
+        """Pass over ``count`` bytes; a stream that ends before them was cut short."""
         while count:
             piece = self.take(count)
             if not piece:
@@ -95,8 +105,9 @@ class Stream:
 
     def rest(self) -> Iterator[Buffer]:
         """Everything that is left, buffer by buffer."""
-        while self._view or self._advance():
-            view, self._view = self._view, _NO_BYTES
+        while self._at < len(self._view) or self._advance():
+            view = self._view[self._at :]
+            self._at = len(self._view)
             yield view
 
 
@@ -112,7 +123,9 @@ class Tree:
         self._into = into
         self._budget = budget
         self.limits = budget.limits
-        self._object_bytes = object_bytes
+        self._object_bytes = object_bytes or 0
+        # Below the floor, or when the object's size is not known, the ratio is never looked at.
+        self._ratio_from = budget.limits.ratio_floor_bytes - 1 if object_bytes is not None else sys.maxsize
         self._folders = Folders(into)
         self._links: dict[bytes, bytes] = {}
         self._folder_times: dict[bytes, int] = {}
@@ -143,8 +156,11 @@ class Tree:
         """Account for bytes that are about to be written."""
         self.bytes += count
         self._budget.take_bytes(count)
-        if self._object_bytes is not None:
-            self._budget.check_ratio(self.bytes + self._overhead_bytes, self._object_bytes)
+        if self.bytes + self._overhead_bytes > self._ratio_from:
+            self._check_ratio()
+
+    def _check_ratio(self) -> None:
+        self._budget.check_ratio(self.bytes + self._overhead_bytes, self._object_bytes)
 
     def pass_over(self, count: int) -> None:
         """Account for bytes that are read and not kept: they cost no disk, but endless ones are a bomb as well."""
@@ -157,8 +173,8 @@ class Tree:
                 allowed=allowed,
                 seen=self._overhead_bytes,
             )
-        if self._object_bytes is not None:
-            self._budget.check_ratio(self.bytes + self._overhead_bytes, self._object_bytes)
+        if self.bytes + self._overhead_bytes > self._ratio_from:
+            self._check_ratio()
 
     def spool(self, stream: Stream) -> IO[bytes]:
         """Copy a stream to a file without a name beside the members; the budget holds it while it is written."""
@@ -221,23 +237,15 @@ class Tree:
 
     def _place(self, name: bytes) -> tuple[int, bytes]:
         """The descriptor of a member's folder, made if need be, and its name there; both good for this member only."""
-        raw, _, base = name.rpartition(b"/")
-        if (
-            raw == self._raw
-            and base not in _DOTS
-            and name[0] != 0x2F
-            and len(name) <= self.limits.max_name_bytes
-            and b"\0" not in base
-        ):
-            return self._at, base
         path = self.normal(name)
         if not path:
             raise UnsafeMember(f"member {shown(name)} has no name of its own")
         parent, _, base = path.rpartition(b"/")
         self._at = self._folder(parent, name)
         self._parent = parent
-        # A name that ended in slashes or dots does not say what its parent was called.
-        self._raw = raw if name.endswith(base) else None
+        # Only a name that ends as its path does says how the archive writes this folder.
+        raw, _, last = name.rpartition(b"/")
+        self._raw = raw if last == base else None
         return self._at, base
 
     def _path(self, base: bytes) -> bytes:
@@ -289,31 +297,62 @@ class Tree:
             raise _refused("create", name, error) from error
         return descriptor
 
-    def _finish(self, descriptor: int, name: bytes, mode: int | None, mtime_ns: int | None) -> None:
-        try:
-            if mode is not None and mode & ~self._kept:
-                if os.fstat(descriptor).st_mode & 0o777 == mode:
-                    self._kept |= mode
-                else:
-                    os.fchmod(descriptor, mode)
-            if mtime_ns is not None:
-                os.utime(descriptor, ns=(mtime_ns, mtime_ns))
-        except OSError as error:
-            raise DiskError.of("set mode and time of", shown(name), error) from error
+    def _set_mode(self, descriptor: int, mode: int) -> None:
+        if os.fstat(descriptor).st_mode & 0o777 == mode:
+            self._kept |= mode
+        else:
+            os.fchmod(descriptor, mode)
 
     def add_file(self, name: bytes, mode: int, mtime_ns: int, size: int, stream: Stream) -> None:
-        """A regular file of ``size`` bytes, taken from the stream."""
-        self._count()
-        self.charge(size)
-        mode = _file_mode(mode)
-        descriptor = self._create(name, mode)
+        """A regular file of ``size`` bytes, taken from the stream.
+
+        Its permissions are those of ``mode`` and u+rwX: the owner can always read and replace what was staged.
+        """
+        # The one member there may be millions of: written out rather than composed, each call would be a tenth of it.
+        self.members += 1
+        self.bytes += size
+        self._budget.take_member(size)
+        if self.bytes > self._ratio_from:
+            self._check_ratio()
+        mode = mode & 0o777 | (0o700 if mode & 0o111 else 0o600)
+        raw, _, base = name.rpartition(b"/")
+        if (
+            raw == self._raw
+            and base not in _DOTS
+            and name[0] != 0x2F
+            and len(name) <= self.limits.max_name_bytes
+            and b"\0" not in base
+        ):
+            at = self._at
+        else:
+            at, base = self._place(name)
         try:
-            _copy(stream, size, descriptor, name)
-            self._finish(descriptor, name, mode, mtime_ns)
+            descriptor = os.open(base, _NEW_FILE, mode, dir_fd=at)
+        except OSError:
+            descriptor = self._create(name, mode)
+        try:
+            if size:
+                piece = stream.take(size)
+                try:
+                    written = os.write(descriptor, piece)
+                except OSError as error:
+                    raise DiskError.of("write", shown(name), error) from error
+                if written < size:
+                    _write(descriptor, piece[written:], name)
+                    _copy(stream, size - len(piece), descriptor, name)
+            try:
+                if mode & ~self._kept:
+                    self._set_mode(descriptor, mode)
+                os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+            except OSError as error:
+                raise DiskError.of("set mode and time of", shown(name), error) from error
         except BaseException:
             os.close(descriptor)
             raise
-        _close(descriptor, name)
+        try:
+            os.close(descriptor)
+        except OSError as error:
+            raise DiskError.of("write", shown(name), error) from error
 
     def add_sparse(
         self, name: bytes, mode: int, mtime_ns: int, size: int, pieces: list[tuple[int, int]], stream: Stream
@@ -321,17 +360,18 @@ class Tree:
         """A regular file of ``size`` bytes of which only the pieces (offset, bytes) are in the stream."""
         self._count()
         self.charge(size)
-        mode = _file_mode(mode)
+        mode = mode & 0o777 | (0o700 if mode & 0o111 else 0o600)
         descriptor = self._create(name, mode)
         try:
-            try:
-                os.ftruncate(descriptor, size)
-            except OSError as error:
-                raise DiskError.of("write", shown(name), error) from error
             for offset, count in pieces:
                 os.lseek(descriptor, offset, os.SEEK_SET)
                 _copy(stream, count, descriptor, name)
-            self._finish(descriptor, name, mode, mtime_ns)
+            try:
+                os.ftruncate(descriptor, size)
+                self._set_mode(descriptor, mode)
+                os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+            except OSError as error:
+                raise DiskError.of("set size, mode and time of", shown(name), error) from error
         except BaseException:
             os.close(descriptor)
             raise
@@ -345,7 +385,6 @@ class Tree:
             for buffer in stream.rest():
                 self.charge(len(buffer))
                 _write(descriptor, memoryview(buffer), name)
-            self._finish(descriptor, name, None, None)
         except BaseException:
             os.close(descriptor)
             raise
@@ -507,11 +546,6 @@ def leaves(path: bytes, target: bytes) -> bool:
 
 def _escapes(path: bytes, target: bytes) -> UnsafeMember:
     return UnsafeMember(f"member {shown(path)} is a link to {shown(target)}, which leaves the folder")
-
-
-def _file_mode(mode: int) -> int:
-    """The permissions of ``mode`` and u+rwX: the owner can always read and replace what was staged."""
-    return mode & 0o777 | (0o700 if mode & 0o111 else 0o600)
 
 
 def _refused(operation: str, path: bytes, error: OSError) -> ArchiveError | DiskError:

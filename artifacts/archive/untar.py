@@ -8,10 +8,10 @@ Format", "Storing Sparse Files") and of V7 tar.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
+from zlib import adler32 as _adler32
 
 from artifacts.archive.tree import Stream, Tree, cut_short, shown
 from artifacts.errors import CorruptArchive, UnsafeMember, UnsupportedArchive
@@ -53,7 +53,7 @@ _PAX_LENGTH = re.compile(rb"([1-9][0-9]{0,9}) ")
 
 def _byte_sum(block: bytes) -> int:
     """The sum of a header's bytes: an Adler-32 of 256 bytes holds theirs (plus 1) below its modulus, and is fast."""
-    return (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
+    return (_adler32(block[:256]) & 0xFFFF) + (_adler32(block[256:]) & 0xFFFF) - 2
 
 
 def checksum_holds(block: bytes) -> bool:
@@ -112,7 +112,13 @@ def untar(stream: Stream, tree: Tree) -> None:
         match = match_ordinary(block) if ordinary else None
         if match is not None:
             name, mode, size, mtime, checksum, kind, prefix = match.groups()
-            if _byte_sum(block) - sum(block[148:156]) + 256 == int(checksum, 8):
+            # Each of the three is 1 more than a sum; the field ends in a NUL and a space and counts as eight spaces.
+            if (
+                (_adler32(block[:256]) & 0xFFFF)
+                + (_adler32(block[256:]) & 0xFFFF)
+                - (_adler32(checksum) & 0xFFFF)
+                + 223
+            ) == int(checksum, 8):
                 if prefix:
                     name = prefix + b"/" + name
                 if kind == b"5":
@@ -121,7 +127,8 @@ def untar(stream: Stream, tree: Tree) -> None:
                 if name[-1] != 0x2F:
                     count = int(size, 8)
                     tree.add_file(name, int(mode, 8), int(mtime, 8) * _SECOND, count, stream)
-                    stream.skip(-count % BLOCK_BYTES)
+                    if count % BLOCK_BYTES:
+                        stream.skip(-count % BLOCK_BYTES)
                     continue
         if block == _ZEROS:
             break

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import calendar
+import lzma
 import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 from artifacts.archive.formats import CHUNK_BYTES
 from artifacts.archive.tree import Stream, Tree, shown
-from artifacts.errors import CorruptArchive, UnsafeMember, UnsupportedArchive
+from artifacts.errors import CorruptArchive, DiskError, UnsafeMember, UnsupportedArchive
 
 _SECOND = 1_000_000_000
 _UTF8_NAME, _ENCRYPTED, _PATCH, _STRONG, _MASKED = 0x800, 0x1, 0x20, 0x40, 0x2000
@@ -66,8 +67,17 @@ def _zip_content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[b
     # zipfile expands all of a bzip2 or LZMA input it was given at once: it is given little.
     simple = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     step = CHUNK_BYTES if simple else 4096
-    with archive.open(entry) as content:
-        while piece := content.read1(step):
+    content: Any = archive.open(entry)  # its stub lacks read1
+    with content:
+        while True:
+            try:
+                piece = content.read1(step)
+            except (lzma.LZMAError, OSError) as error:
+                if isinstance(error, OSError) and error.errno:
+                    raise DiskError.of("read", "a zip's copy", error) from error
+                raise CorruptArchive(f"the zip is corrupt: {error}") from error
+            if not piece:
+                return
             yield piece
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -212,6 +213,9 @@ def _embedded() -> Iterator[str]:
         raise MissingDependency(
             "the embedded S3 server is not installed", hint="pip install 'artifact-creds[demo]'"
         ) from error
+    log = logging.getLogger("werkzeug")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it would tell of every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -219,3 +223,4 @@ def _embedded() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+        log.setLevel(level)

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
+import click
+
 from artifacts.events import Event, Failed, Passed, Progress, Published, Receipt, Retried, Started
 from artifacts.text import printable, size_text
 
@@ -36,7 +38,7 @@ class Display:
 
     def __init__(self, verbosity: int = 0, *, results: bool = True) -> None:
         self.verbosity = verbosity
-        self._results = results and verbosity >= 0 and not sys.stdout.isatty()
+        self.results = results and verbosity >= 0 and not sys.stdout.isatty()
         self._live = _Live() if verbosity >= 0 and sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
@@ -66,7 +68,7 @@ class Display:
             case Published() | Passed():
                 for warning in event.receipt.warnings:
                     self._say(f"warning: {warning['path']}: {WARNINGS.get(warning['code'], warning['code'])}")
-                if self._results:
+                if self.results:
                     sys.stdout.write(printable(receipt_line(event.receipt)) + "\n")
                     sys.stdout.flush()
             case _:
@@ -139,6 +141,13 @@ def receipt_line(receipt: Receipt) -> str:
     if receipt.location is not None:
         parts.append(receipt.location)
     return ", ".join(parts)
+
+
+def usage_line(error: click.ClickException) -> str:
+    """What was wrong with the command line, in one line."""
+    context = getattr(error, "ctx", None)
+    hint = "" if context is None else f" (hint: {context.command_path} --help)"
+    return f"error: {error.format_message()}{hint}"
 
 
 def table(receipts: Iterable[Receipt]) -> None:

@@ -8,7 +8,6 @@ from artifacts.errors import (
     ArchiveError,
     DiskError,
     FolderError,
-    FolderInUse,
     IntegrityError,
     LimitExceeded,
     RequestError,
@@ -28,8 +27,6 @@ from creds.errors import (
     PolicyError,
     RefreshError,
     StoreError,
-    StoreTimeout,
-    StoreUnavailable,
     ToolkitError,
     Unauthenticated,
 )
@@ -52,7 +49,7 @@ NOT_EXECUTABLE = 126
 COMMAND_NOT_FOUND = 127
 INTERRUPTED = 130
 
-# The first class that fits wins.
+# The first class that fits wins; an error that says of itself that a retry is worth it is TRANSIENT before that.
 TABLE: tuple[tuple[type[ToolkitError], int], ...] = (
     (Cancelled, INTERRUPTED),
     (PolicyError, REFUSED),
@@ -67,9 +64,6 @@ TABLE: tuple[tuple[type[ToolkitError], int], ...] = (
     (ObjectChanged, CHANGED),
     (LimitExceeded, LIMIT),
     (DiskError, NODE),
-    (FolderInUse, TRANSIENT),
-    (StoreTimeout, TRANSIENT),
-    (StoreUnavailable, TRANSIENT),
     (RequestError, INVALID),
     (LocationError, INVALID),
     (FolderError, INVALID),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -20,9 +21,32 @@ if TYPE_CHECKING:
     from creds.store import StoreOptions
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The entry point of the ``artifacts`` command."""
-    cli(prog_name="artifacts")
+    code = _command_line()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # Everything is closed. Tearing down the interpreter would cost tens of milliseconds more, and a thread of an
+    # engine that is just handing over its last result aborts the process if it meets an interpreter that is gone.
+    os._exit(code)
+
+
+def _command_line() -> int:
+    try:
+        return cli(prog_name="artifacts", standalone_mode=False) or 0
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        from artifacts.cli.display import usage_line
+
+        sys.stderr.write(usage_line(error) + "\n")
+        return error.exit_code
+    except click.Abort:
+        return 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -80,7 +104,7 @@ def _endpoints(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _identity(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that lend the caller's own AWS identity."""
+    """Options that lend a request the caller's own AWS identity."""
     for option in (
         click.option("--profile", metavar="NAME", help="Use this AWS profile where the request has no credential."),
         click.option(
@@ -108,6 +132,17 @@ class _Bytes(click.ParamType[int]):
             self.fail("expected a size such as 500MB or 10GiB", param, ctx)
 
 
+def _operating(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say what a request may reach, and as whom."""
+    for option in (
+        click.option("--file-root", "file_roots", multiple=True, metavar="DIR", help="Allow file: URLs below DIR."),
+        _identity,
+        _endpoints,
+    ):
+        command = option(command)
+    return command
+
+
 def _staging(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the commands that work in a staging folder."""
     for option in (
@@ -117,9 +152,7 @@ def _staging(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--max-bytes", type=_Bytes(), metavar="SIZE", help="Unpacked bytes of a request, at most [100GiB]."
         ),
-        click.option("--file-root", "file_roots", multiple=True, metavar="DIR", help="Allow file: URLs below DIR."),
-        _identity,
-        _endpoints,
+        _operating,
     ):
         command = option(command)
     return command
@@ -144,7 +177,10 @@ _into = click.option("--into", required=True, metavar="DIR", type=click.Path(fil
 @_staging
 @_common
 def stage(session: Session, request: str, into: str, *, fresh: bool, start_empty: tuple[str, ...], **rest: Any) -> None:
-    """Fetch every artifact to DIR/<label>/; REQUEST is a file, or - for standard input."""
+    """Fetch every artifact to DIR/<label>/.
+
+    REQUEST is a file, or - for standard input.
+    """
     loaded = _load(session, request)
     receipts = _staging_dir(session, into, **rest).stage(loaded, fresh=fresh, start_empty=start_empty)
     session.results(receipts)
@@ -182,7 +218,7 @@ def run(
     """Stage, run CMD in DIR/workspace, upload what changed.
 
     CMD's environment is PATH, HOME, LANG, TMPDIR and the request's config.env, nothing else. Its exit code is the
-    exit code, once everything is stored.
+    exit code, once everything is stored. With --json what it prints goes to standard error.
     """
     from artifacts.cli.running import run_request
 
@@ -200,15 +236,24 @@ def run(
 @_endpoints
 @_common
 def push(session: Session, request: str, output: str, **rest: Any) -> None:
-    """Pack and upload each artifact's `local` path, and write the request that names them.
+    """Upload each artifact's `local` path, and complete REQUEST.
 
+    A folder is packed. The completed request names what was uploaded and holds the credentials: only you may read it.
     Relative paths are read from REQUEST's own folder. An empty key becomes blobstore/<sha256 of the plain tar>.tar.
     """
     from artifacts.cli.session import print_json
+    from artifacts.errors import DiskError
     from artifacts.pushing import push as push_request
     from artifacts.request import dumps
     from artifacts.state import write_private
 
+    if output == "-":
+        if session.as_json:
+            raise click.UsageError("-o - does not go with --json")
+        session.reserve_stdout()
+    elif not Path(output).absolute().parent.is_dir():
+        # Told before anything is sent.
+        raise click.UsageError(f"-o {output}: there is no folder {Path(output).absolute().parent}")
     loaded = _load(session, request)
     policy, options, endpoints = _caller(session, **rest)
     completed, receipts = push_request(
@@ -223,7 +268,10 @@ def push(session: Session, request: str, output: str, **rest: Any) -> None:
     if output == "-":
         print_json(dumps(completed).decode())
         return
-    write_private(Path(output), dumps(completed) + b"\n")
+    try:
+        write_private(Path(output), dumps(completed) + b"\n")
+    except OSError as error:
+        raise DiskError.of("write", output, error) from error
     session.results(receipts)
     session.say(f"wrote {output}")
 
@@ -236,6 +284,7 @@ _credentials = click.option(
     help="A request's `credentials` object as JSON; else the caller's own AWS setup is used.",
 )
 _anonymous = click.option("--anonymous", is_flag=True, help="Use no credential at all.")
+_profile = click.option("--profile", metavar="NAME", help="Use this profile of your AWS setup.")
 
 
 @cli.command()
@@ -244,19 +293,22 @@ _anonymous = click.option("--anonymous", is_flag=True, help="Use no credential a
 @click.option("--unpack", is_flag=True, help="Unpack an archive into PATH, a new folder.")
 @_credentials
 @_anonymous
+@_profile
 @_endpoint_url
-@_identity
 @_endpoints
 @_common
 def get(session: Session, url: str, path: str, *, unpack: bool, **rest: Any) -> None:
-    """Fetch one object to PATH, or to standard output when PATH is -."""
+    """Fetch one object to PATH.
+
+    PATH is a file, a folder that takes it under its own name, or - for standard output.
+    """
     from artifacts import objects
 
-    access = _access(session, **rest)
+    if path == "-" and (unpack or session.as_json):
+        raise click.UsageError("standard output takes neither --unpack nor --json")
+    access = _access(session, url, **rest)
     if path == "-":
-        if unpack or session.as_json:
-            raise click.UsageError("standard output takes neither --unpack nor --json")
-        session.stdout_is_content = True
+        session.reserve_stdout()
         objects.get_stream(url, sys.stdout.buffer, access=access, on_event=session.on_event, cancel=session.cancel)
         return
     receipt = objects.get(url, path, unpack=unpack, access=access, on_event=session.on_event, cancel=session.cancel)
@@ -264,40 +316,40 @@ def get(session: Session, url: str, path: str, *, unpack: bool, **rest: Any) -> 
 
 
 @cli.command()
-@click.argument("path", type=click.Path(allow_dash=True))
+@click.argument("path", type=click.Path(exists=True, allow_dash=True))
 @click.argument("url")
 @click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
 @_credentials
 @_anonymous
+@_profile
 @_endpoint_url
-@_identity
 @_endpoints
 @_common
 def put(session: Session, path: str, url: str, *, if_absent: bool, **rest: Any) -> None:
-    """Send a file, a folder (packed by URL's extension), or standard input when PATH is -."""
+    """Send one file, or a folder as an archive, to URL.
+
+    A folder is packed by URL's extension: .tar, .tar.gz, .tar.zst and so on. PATH may be - for standard input.
+    """
     from artifacts import objects
 
-    receipt = objects.put(
-        sys.stdin.buffer if path == "-" else path,
-        url,
-        if_absent=if_absent,
-        access=_access(session, **rest),
-        on_event=session.on_event,
-        cancel=session.cancel,
-    )
+    access = _access(session, url, **rest)
+    with session.stdin() if path == "-" else contextlib.nullcontext(path) as source:
+        receipt = objects.put(
+            source, url, if_absent=if_absent, access=access, on_event=session.on_event, cancel=session.cancel
+        )
     session.results([receipt])
 
 
 @cli.command()
 @_request
-@_staging
+@_operating
 @_common
 def check(session: Session, request: str, **rest: Any) -> int:
     """Resolve and probe each artifact, and move nothing."""
     from artifacts.cli.checking import check_request
 
     loaded = _load(session, request)
-    policy, options = _operator(session, **_only(rest, "named", "config", "file_roots", "ambient", "profile"))
+    policy, options = _operator(session, **rest)
     return check_request(session, loaded, policy, options)
 
 
@@ -307,7 +359,10 @@ def check(session: Session, request: str, **rest: Any) -> int:
 @click.option("--credentials", type=click.Path(dir_okay=False), metavar="FILE", help="The keys for --endpoint-url.")
 @_common
 def demo(session: Session, keep: str | None, endpoint_url: str | None, credentials: str | None) -> None:
-    """The whole of it on an embedded S3 server: push, stage, run, upload, fetch back, compare."""
+    """Show the whole of it on an embedded S3 server.
+
+    Push, stage, run, upload, fetch back, compare.
+    """
     from artifacts.cli.demo import demonstrate
 
     if (endpoint_url is None) != (credentials is None):
@@ -318,16 +373,16 @@ def demo(session: Session, keep: str | None, endpoint_url: str | None, credentia
 # -- from options to objects -------------------------------------------------------------------------------------
 
 
-def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: options[name] for name in names}
-
-
 def _load(session: Session, name: str) -> Request:
     from artifacts.errors import RequestError
     from artifacts.request import Request, loads
 
     try:
-        request = loads(sys.stdin.buffer.read()) if name == "-" else Request.load(name)
+        if name == "-":
+            with session.stdin() as stdin:
+                request = loads(stdin.read())
+        else:
+            request = Request.load(name)
     except OSError as error:
         raise RequestError(f"cannot read {name}: {error.strerror}") from error
     for warning in request.warnings:
@@ -399,17 +454,25 @@ def _caller(
     return policy, StoreOptions(ambient=ambient, profile=profile), endpoints
 
 
-def _access(session: Session, *, credentials: str | None, anonymous: bool, **rest: Any) -> Access:
+def _access(
+    session: Session,
+    url: str,
+    *,
+    credentials: str | None,
+    anonymous: bool,
+    profile: str | None,
+    **rest: Any,
+) -> Access:
+    """As whom one URL is reached; the caller's own AWS setup is never used unsaid."""
     from artifacts.objects import Access
 
+    if sum((credentials is not None, anonymous, profile is not None)) > 1:
+        raise click.UsageError("--credentials, --anonymous and --profile exclude each other")
     given = _read_credentials(credentials)
-    if given is not None and (anonymous or rest["ambient"] or rest["profile"]):
-        raise click.UsageError("--credentials stands alone: leave out --anonymous, --ambient and --profile")
-    if anonymous and (rest["ambient"] or rest["profile"]):
-        raise click.UsageError("--anonymous stands alone: leave out --ambient and --profile")
-    if given is None and not anonymous and rest["profile"] is None:
-        rest["ambient"] = True
-    policy, options, _ = _caller(session, **rest)
+    own = given is None and not anonymous
+    if own and url.lower().startswith("s3"):
+        session.say(f"credentials: your own AWS setup ({f'profile {profile}' if profile else 'default chain'})")
+    policy, options, _ = _caller(session, ambient=own and profile is None, profile=profile, **rest)
     return Access(credentials=given, options=options, policy=policy)
 
 

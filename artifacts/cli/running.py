@@ -6,10 +6,12 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from artifacts.cli import exits
 from artifacts.cli.session import Session
@@ -29,8 +31,13 @@ def environment(env: Mapping[str, str] | None, environ: Mapping[str, str]) -> di
 
     ``%NAME%`` in a value of the request stands for one of those four, as StudioML's ``%PATH%:./bin`` means it; any
     other name is left as it is written, since a request must not read the runner's environment.
+
+    Raises:
+        RequestError: what no process can have in its environment.
     """
     kept = {name: environ[name] for name in KEPT if name in environ}
+    if any(not name or "=" in name or "\0" in name + value for name, value in (env or {}).items()):
+        raise RequestError("config.env: a name is empty or holds '=', or something holds a NUL")
 
     def expand(value: str) -> str:
         return re.sub(r"%(\w+)%", lambda match: kept.get(match[1], match[0]), value)
@@ -99,15 +106,17 @@ def run(
     *,
     seconds: float | None,
     forwarding: Callable[[Callable[[int], None]], None],
+    stdout: IO[str] | None = None,
 ) -> Ended:
     """Run ``command`` in ``folder`` in a session of its own and wait for it.
 
     Args:
         seconds: after this long it and its children get SIGTERM, and SIGKILL ten seconds later.
         forwarding: called with the function that passes a signal number on to the command and its children.
+        stdout: where its standard output goes; None shares ours.
     """
     try:
-        process = subprocess.Popen(command, cwd=folder, env=dict(env), start_new_session=True)  # noqa: S603 - running the caller's command is the purpose
+        process = subprocess.Popen(command, cwd=folder, env=dict(env), stdout=stdout, start_new_session=True)  # noqa: S603 - running the caller's command is the purpose
     except FileNotFoundError:
         if not folder.is_dir():
             return Ended(exit_code=exits.NEVER_STARTED, reason=f"{folder} is no folder")
@@ -160,15 +169,18 @@ def run_request(
     if seconds is not None and seconds <= 0:
         session.warn("the experiment's lifetime is over; the command was not started")
         return exits.NEVER_STARTED
+    env = environment(request.config.env, environ)
     staging.stage(request, fresh=fresh, start_empty=start_empty)
     workspace = staging.root / "workspace"
     began = time.monotonic()
     ended = run(
         command,
         workspace if workspace.is_dir() else staging.root,
-        environment(request.config.env, environ),
+        env,
         seconds=seconds,
         forwarding=session.forwarding,
+        # Lines of JSON and the command's own would mix.
+        stdout=sys.stderr if session.as_json else None,
     )
     session.forwarding(None)
     session.command_exit = ended.exit_code

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -15,13 +17,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from artifacts.cli import exits
-from artifacts.cli.display import Display, table
-from artifacts.errors import StagingError
+from artifacts.cli.config import ConfigError
+from artifacts.cli.display import Display, table, usage_line
+from artifacts.errors import DiskError, StagingError
 from artifacts.events import Event, Failed, Passed, Published, Receipt, run_id, utc
 from artifacts.text import printable
 from creds.errors import Cancelled, ToolkitError
@@ -40,7 +43,6 @@ class Session:
         verbosity: -1 for ``-q``, 0, 1 for ``-v``, 2 for ``-vv``.
         show_traceback: print the traceback of an error.
         log_file: everything that is told, with UTC times, is appended here as well.
-        stdout_is_content: standard output carries an object's bytes and nothing else.
     """
 
     op: str
@@ -48,7 +50,6 @@ class Session:
     verbosity: int = 0
     show_traceback: bool = False
     log_file: str | None = None
-    stdout_is_content: bool = False
     cancel: Cancel = field(default_factory=Cancel)
     receipts: list[Receipt] = field(default_factory=list)
     command_exit: int | None = None
@@ -83,6 +84,17 @@ class Session:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
 
+    def reserve_stdout(self) -> None:
+        """Keep standard output for what the command was asked for: no results are printed on it."""
+        if self._display is not None:
+            self._display.results = False
+
+    @contextlib.contextmanager
+    def stdin(self) -> Iterator[IO[bytes]]:
+        """Standard input; a read that waits for more ends when the work is stopped."""
+        with contextlib.closing(_Stdin(self.cancel)) as raw, self.cancel.calling(raw.wake):
+            yield io.BufferedReader(raw)
+
     def forwarding(self, pass_on: Callable[[int], None] | None) -> None:
         """Send signals to ``pass_on`` instead of stopping the work; None goes back."""
         self._pass_on = pass_on
@@ -91,30 +103,45 @@ class Session:
 
     def perform(self, work: Callable[[], int | None]) -> int:
         """Do the command's work, tell how it ended, and return the exit code. Never raises."""
-        with self._logging(), self._signals():
-            try:
-                with Display(self.verbosity, results=not self.as_json and not self.stdout_is_content) as self._display:
-                    code = work() or exits.DONE
-            except ToolkitError as error:
-                code = self.tell(error)
-            except click.ClickException as error:
-                error.show()
-                code = error.exit_code
-            except BrokenPipeError:
-                # Whoever read our output has gone; there is nobody left to tell.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                code = 128 + signal.SIGPIPE
-            except KeyboardInterrupt:
-                code = exits.INTERRUPTED
-            except Exception as error:  # noqa: BLE001 - the last line of defence turns a bug into exit 1 and a file
-                code = self._bug(error)
-            finally:
-                self._display = None
+        code = self._ending(lambda: self._logged(work))
         if self.signalled is not None and code in (exits.DONE, exits.INTERRUPTED):
             code = 128 + self.signalled
         if self.as_json:
-            print_json(json.dumps(self.summary(code), separators=(",", ":")))
+            summary = json.dumps(self.summary(code), separators=(",", ":"))
+            code = self._ending(lambda: print_json(summary)) or code
         return code
+
+    def _logged(self, work: Callable[[], int | None]) -> int:
+        with self._logging(), self._signals():
+            return self._ending(lambda: self._shown(work))
+
+    def _shown(self, work: Callable[[], int | None]) -> int | None:
+        try:
+            with Display(self.verbosity, results=not self.as_json) as self._display:
+                return work()
+        finally:
+            self._display = None
+
+    def _ending(self, work: Callable[[], int | None]) -> int:
+        """Do a part of the work; what it raises is told, and becomes an exit code."""
+        try:
+            return work() or exits.DONE
+        except ToolkitError as error:
+            return self.tell(error)
+        except click.ClickException as error:
+            self._write(usage_line(error))
+            return error.exit_code
+        except BrokenPipeError:
+            # Whoever read our output has gone; there is nobody left to tell.
+            _drop_stdout()
+            return 128 + signal.SIGPIPE
+        except OSError as error:
+            _drop_stdout()
+            return self.tell(DiskError.of("use", str(error.filename or "standard output"), error))
+        except KeyboardInterrupt:
+            return exits.INTERRUPTED
+        except Exception as error:  # noqa: BLE001 - the last line of defence turns a bug into exit 1 and a file
+            return self._bug(error)
 
     def results(self, receipts: Iterable[Receipt]) -> None:
         """Print what became of each artifact as a table, on a terminal; elsewhere each was told as it came."""
@@ -144,7 +171,9 @@ class Session:
     def tell(self, error: ToolkitError) -> int:
         """Tell a person of an error in one line, and return the exit code it stands for."""
         code = exits.exit_code(error)
-        if isinstance(error, Cancelled) and self.signalled is not None:
+        if any(receipt.error and receipt.error["message"] == str(error) for receipt in self.receipts):
+            pass  # it was told with its receipt
+        elif isinstance(error, Cancelled) and self.signalled is not None:
             self._write(f"stopped by {signal.Signals(self.signalled).name}")
         elif isinstance(error, StagingError) and self.receipts:
             # Each failure was told with its receipt.
@@ -167,18 +196,19 @@ class Session:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first signal stops the work (or goes to the command that runs), the second ends the process."""
+        """A signal stops the work, or goes to the command that runs; the next one ends the process."""
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
-            if self.signalled is not None:
+            first = self.signalled is None
+            self.signalled = self.signalled or number
+            if self._pass_on is not None and first:
+                self._pass_on(number)
+            elif self._pass_on is None and not self.cancel.cancelled:
+                self.cancel.cancel(f"stopped by {signal.Signals(number).name}")
+            else:
                 if self._pass_on is not None:
                     self._pass_on(signal.SIGKILL)
                 os._exit(128 + number)
-            self.signalled = number
-            if self._pass_on is not None:
-                self._pass_on(number)
-            else:
-                self.cancel.cancel(f"stopped by {signal.Signals(number).name}")
 
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -193,8 +223,12 @@ class Session:
         targets: list[logging.Handler] = []
         if self.verbosity >= 2:
             targets.append(logging.StreamHandler())
+            targets[0].addFilter(lambda record: record.levelno < logging.INFO)  # lines for a person are there already
         if self.log_file is not None:
-            targets.append(logging.FileHandler(self.log_file, encoding="utf-8"))
+            try:
+                targets.append(logging.FileHandler(self.log_file, encoding="utf-8"))
+            except OSError as error:
+                raise ConfigError(f"--log-file {self.log_file}: {error.strerror}") from error
         lines = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
         lines.converter = time.gmtime
         LOGGER.setLevel(logging.DEBUG)
@@ -210,7 +244,38 @@ class Session:
                 target.close()
 
 
+class _Stdin(io.RawIOBase):
+    """Standard input as a file whose reads raise Cancelled once the work is stopped."""
+
+    def __init__(self, cancel: Cancel) -> None:
+        self._cancel = cancel
+        self._input = sys.stdin.fileno()
+        self._woken, self._waker = os.pipe()
+
+    def wake(self) -> None:
+        os.write(self._waker, b"!")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        select.select([self._input, self._woken], [], [])
+        self._cancel.check()
+        return os.readv(self._input, [buffer])
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._woken)
+            os.close(self._waker)
+        super().close()
+
+
 def print_json(line: str) -> None:
     """One line on standard output, at once: a reader must not wait for the end."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def _drop_stdout() -> None:
+    """What is still in standard output's buffer cannot be written; the end of the process must not try again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

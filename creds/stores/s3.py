@@ -225,8 +225,7 @@ def _from_boto(error: Exception) -> _Answer:
     if isinstance(error, boto.SSLError):
         return _Answer(fault="the server's certificate is not trusted")
     if isinstance(error, boto.ConnectionError):
-        cause = str(error)
-        if "NameResolutionError" in cause or "Failed to resolve" in cause:
+        if isinstance(error.kwargs.get("error"), _sdk("urllib3.exceptions").NameResolutionError):
             return _Answer(fault="the server's name is not known")
         closed = isinstance(error, boto.ConnectionClosedError)
         return _Answer(fault="the connection broke" if closed else "cannot connect")
@@ -297,16 +296,15 @@ class _Wire:
             connections = list(self._connections)
         self.over.set_result(None)
         for connection in connections:
-            _shut(connection)
+            _shut(connection.live)
 
 
-def _shut(connection: Any) -> None:
-    if isinstance(connection.sock, socket.socket):
-        try:
-            # The plain socket's own method: a TLS one would first drop the state its reader is using.
-            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-        except OSError:
-            return  # already closed, which is what was wanted
+def _shut(bare: Any) -> None:
+    if isinstance(bare, socket.socket):
+        # The plain socket's own method: a TLS one would first drop the state its reader is using. One that is closed
+        # already is as wanted.
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(bare, socket.SHUT_RDWR)
 
 
 _working = threading.local()
@@ -330,6 +328,8 @@ def _pool_classes() -> dict[str, type[Any]]:
 
     class Known:
         _wire: _Wire | None = None
+        live: Any = None
+        """The socket, kept because a connection drops it while the body of its last response is still read from it."""
 
         def _bind(self) -> None:
             wire: _Wire | None = getattr(_working, "wire", None)
@@ -342,6 +342,7 @@ def _pool_classes() -> dict[str, type[Any]]:
         def connect(self) -> None:
             self._bind()
             super().connect()  # type: ignore[misc]  # from the connection class this is mixed into
+            self.live = self.sock  # type: ignore[attr-defined]  # as above
             self._bind()  # stopped while it connected: there was no socket yet to shut down
 
         def request(self, *args: Any, **kwargs: Any) -> Any:
@@ -635,6 +636,7 @@ class S3Store:
         self._location = location or f"s3://{bucket}"
         self._lock = threading.RLock()
         self._enforces: bool | None = True if on_aws else None
+        self._ranged = True
         self._closed = False
         self._reset()
 
@@ -678,8 +680,8 @@ class S3Store:
                 )
             return self._boto
 
-    def reader(self) -> Any:
-        """The obstore store that signs with the provider's keys of this moment."""
+    def reader(self) -> tuple[Any, retry.Refresh | None]:
+        """The obstore store that signs with the keys of this moment, and whom to ask when they are refused."""
         keys = None if self._provider is None else self._provider()
         identity = _identity(keys)
         with self._lock:
@@ -693,7 +695,7 @@ class S3Store:
                     virtual=self._virtual,
                 )
                 self._obstore = (identity, made)
-            return self._obstore[1]
+            return self._obstore[1], None if keys is None else self._refresh_of(identity)
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop that obstore's calls run on."""
@@ -737,13 +739,12 @@ class S3Store:
 
     def refresher(self) -> retry.Refresh | None:
         """Answers, about keys that were refused, whether the provider now has others."""
-        if self._provider is None:
-            return None
-        provider = self._provider
-        before = _identity(provider())
+        return None if self._provider is None else self._refresh_of(_identity(self._provider()))
 
+    def _refresh_of(self, used: tuple[str, str, str | None] | None) -> retry.Refresh:
         def refresh(error: ToolkitError) -> bool:
-            return isinstance(error, Unauthenticated) and _identity(provider()) != before
+            assert self._provider is not None
+            return isinstance(error, Unauthenticated) and _identity(self._provider()) != used
 
         return refresh
 
@@ -796,12 +797,12 @@ class S3Store:
         cancel: Cancel | None = None,
         on_retry: OnRetry | None = None,
     ) -> Reading:
-        if _plain(key):
+        if self._ranged and _plain(key):
             ranges = _Ranges(self, key, start, if_match, cancel, on_retry)
             try:
                 return ranges.begin()
             except _Unranged:
-                pass  # one plain stream still works
+                self._ranged = False  # one plain stream still works, here and for the next object
         return _Stream(self, key, start, if_match, cancel, on_retry).begin()
 
     def write(
@@ -878,7 +879,7 @@ class S3Store:
                 yield ObjectMeta(
                     key=entry["Key"],
                     size_bytes=entry.get("Size"),
-                    etag=entry.get("ETag"),
+                    etag=_quoted(entry.get("ETag")),
                     modified=_utc(entry.get("LastModified")),
                 )
             if not answer.get("IsTruncated"):
@@ -962,6 +963,13 @@ class S3Store:
         return False
 
 
+def _quoted(etag: str | None) -> str | None:
+    """An ETag as HTTP writes it; some servers leave out the quotes in a listing."""
+    if not etag or etag.startswith(('"', "W/")):
+        return etag or None
+    return f'"{etag}"'
+
+
 def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone(UTC)
 
@@ -977,7 +985,7 @@ def _meta(key: str, response: Mapping[str, Any]) -> ObjectMeta:
     return ObjectMeta(
         key=key,
         size_bytes=size,
-        etag=response.get("ETag") or None,
+        etag=_quoted(response.get("ETag")),
         version=None if version == "null" else version,
         modified=_utc(response.get("LastModified")),
         checksums={
@@ -993,15 +1001,6 @@ def _meta(key: str, response: Mapping[str, Any]) -> ObjectMeta:
 
 def _is_strong(etag: str | None) -> bool:
     return etag is not None and not etag.startswith("W/")
-
-
-def _check_same(op: str, where: str, first: ObjectMeta, now: ObjectMeta) -> None:
-    """Refuse a part of another generation. Without a strong ETag only size and time can tell."""
-    same = first.etag == now.etag and first.size_bytes == now.size_bytes
-    if not _is_strong(first.etag):
-        same = same and first.modified == now.modified
-    if not same:
-        raise ObjectChanged(f"{op} {where}: the object changed while it was read", op=op, location=where)
 
 
 class _Reading:
@@ -1024,9 +1023,10 @@ class _Reading:
         self._on_retry = on_retry
         self._where = store.where(key)
         self._meta: ObjectMeta | None = None
+        self._lock = threading.RLock()  # another thread may close what this one reads
+        self._closed = False
         self._stack = ExitStack()
         self._share = self._stack.enter_context(store.window.stream())
-        self._handed = 0  # bytes of the buffer handed out last: counted until the next one is asked for
 
     @property
     def meta(self) -> ObjectMeta:
@@ -1045,10 +1045,38 @@ class _Reading:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self.close()
+
+    def close(self) -> None:
+        """Stop: whoever reads in another thread gets Cancelled."""
+        with self._lock:
+            self._closed = True
+            self._stack.close()
+
+    def _check_open(self) -> None:
+        if self._cancel is not None:
+            self._cancel.check()
+        if self._closed:
+            raise Cancelled(f"open {self._where}: closed while it was read")
 
     def _schedule(self) -> retry.Schedule:
         return retry.Schedule("open", self._store.options.retries, on_retry=self._on_retry)
+
+    def _check(self, now: ObjectMeta) -> None:
+        """Refuse an answer about another generation: not every server holds If-Match.
+
+        Without a strong ETag only size and time can tell.
+        """
+        first = self._meta
+        if first is None:
+            same = self._if_match is None or now.etag == self._if_match
+            said = "not the expected object"
+        else:
+            same = first.etag == now.etag and first.size_bytes == now.size_bytes
+            same = same and (_is_strong(first.etag) or first.modified == now.modified)
+            said = "the object changed while it was read"
+        if not same:
+            raise ObjectChanged(f"open {self._where}: {said}", op="open", location=self._where)
 
     def _beyond(self, size: int | None) -> ObjectChanged:
         return ObjectChanged(
@@ -1072,6 +1100,7 @@ class _Ranges(_Reading):
         self._part = store.options.part_bytes
         self._next = start  # where the next part to ask for begins
         self._pending: deque[tuple[int, concurrent.futures.Future[Any]]] = deque()
+        self._handed = 0  # bytes of the buffer handed out last: counted until the next one is asked for
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack.callback(self._stop)
 
@@ -1090,7 +1119,8 @@ class _Ranges(_Reading):
             self._loop = self._store.loop()
             known: concurrent.futures.Future[None] = concurrent.futures.Future()
             self._share.take(self._part)
-            first = self._submit(self._part, known)
+            reader, refresh = self._store.reader()
+            first = self._submit(self._part, reader, refresh, known)
             first.add_done_callback(lambda done: _pass_on(done, known))
             self._wait(known)
             assert self.meta.size_bytes is not None
@@ -1099,42 +1129,50 @@ class _Ranges(_Reading):
             self._pending[0] = (count, first)
             self._next = self._start + count
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
         return self
 
     def __next__(self) -> Buffer:
-        if self._handed:
+        reader, refresh = self._store.reader()
+        with self._lock:
+            self._check_open()
             self._share.give(self._handed)
             self._handed = 0
-        if not self._pending:
-            self._fill()
-        if not self._pending:
-            raise StopIteration
-        self._fill()
-        count, future = self._pending[0]
+            self._fill(reader, refresh)
+            if not self._pending:
+                raise StopIteration
+            count, future = self._pending[0]
         content = self._wait(future)
-        self._pending.popleft()
-        self._handed = count
-        self._fill()
+        with self._lock:
+            self._check_open()
+            self._pending.popleft()
+            self._handed = count
+            self._fill(reader, refresh)
         if not count:
             raise StopIteration
         return memoryview(content).cast("B")
 
-    def _fill(self) -> None:
+    def _fill(self, reader: Any, refresh: retry.Refresh | None) -> None:
+        """Ask for as many parts ahead as may be; the one that is wanted next always may."""
         size = self.meta.size_bytes
         assert size is not None
         while self._next < size and len(self._pending) < self._store.options.parallel_parts:
             count = min(self._part, size - self._next)
-            if not self._pending:
+            if not self._pending and not self._handed:
                 self._share.take(count)
             elif not self._share.try_take(count):
                 return
-            self._submit(count, None)
+            self._submit(count, reader, refresh, None)
             self._next += count
 
-    def _submit(self, count: int, known: concurrent.futures.Future[None] | None) -> concurrent.futures.Future[Any]:
-        reader, refresh = self._store.reader(), self._store.refresher()
+    def _submit(
+        self,
+        count: int,
+        reader: Any,
+        refresh: retry.Refresh | None,
+        known: concurrent.futures.Future[None] | None,
+    ) -> concurrent.futures.Future[Any]:
         assert self._loop is not None
         future = asyncio.run_coroutine_threadsafe(self._get(self._next, count, reader, refresh, known), self._loop)
         self._pending.append((count, future))
@@ -1149,8 +1187,9 @@ class _Ranges(_Reading):
             raise Cancelled(f"open {self._where}: closed while it was read") from None
 
     def _stop(self) -> None:
-        for _, future in list(self._pending):
-            future.cancel()
+        with self._lock:
+            for _, future in self._pending:
+                future.cancel()
 
     async def _get(
         self,
@@ -1166,7 +1205,7 @@ class _Ranges(_Reading):
             nonlocal reader
             if refresh is None or not refresh(error):
                 return False
-            reader = self._store.reader()
+            reader = self._store.reader()[0]
             return True
 
         async def attempt() -> Any:
@@ -1207,10 +1246,9 @@ class _Ranges(_Reading):
                 raise ObjectChanged(message, op="open", location=self._where) from error
             raise
         now = _obstore_meta(self._key, result.meta)
+        self._check(now)
         if pinned is None:
             self._meta = now
-        else:
-            _check_same("open", self._where, pinned, now)
         return result
 
     async def _empty(self, reader: Any) -> None:
@@ -1228,6 +1266,7 @@ class _Ranges(_Reading):
             # It grew between the two requests; the next try reads what is there now.
             message = f"open {self._where}: the object is being replaced"
             raise StoreUnavailable(message, op="open", location=self._where)
+        self._check(meta)
         self._meta = meta
 
     @contextmanager
@@ -1288,6 +1327,7 @@ class _Stream(_Reading):
         self._wire = _Wire()
         self._share.take(STREAM_BYTES)
         self._stack.callback(self._shut)
+        self._stack.callback(self._wire.stop)
 
     @property
     def pinned(self) -> str:
@@ -1295,11 +1335,11 @@ class _Stream(_Reading):
 
     def begin(self) -> Self:
         try:
-            self._store.stoppable(self._reopen, self._cancel)
             if self._cancel is not None:
                 self._stack.enter_context(self._cancel.calling(self._wire.stop))
+            self._store.stoppable(self._reopen, self._cancel)
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
         return self
 
@@ -1310,6 +1350,7 @@ class _Stream(_Reading):
         return chunk
 
     def _read(self) -> bytes:
+        self._check_open()
         if self._body is None:
             self._store.stoppable(self._reopen, self._cancel)
         size = self.meta.size_bytes
@@ -1319,6 +1360,7 @@ class _Stream(_Reading):
                 if not chunk and size is not None and self._position < size:
                     raise ConnectionResetError("the body ended early")
         except StoreError:
+            self._check_open()
             self._shut()
             raise
         self._position += len(chunk)
@@ -1344,7 +1386,10 @@ class _Stream(_Reading):
                 "open", self._key, get, cancel=self._cancel, on_retry=self._on_retry, retries=once, wire=wire
             )
         except StoreError as error:
-            if error.http_status != 416 or pinned is not None:
+            if pinned is not None and (error.http_status == 416 or isinstance(error, ObjectNotFound)):
+                message = f"open {self._where}: the object changed while it was read"
+                raise ObjectChanged(message, op="open", location=self._where) from error
+            if error.http_status != 416:
                 raise
             meta = self._store.head_here(self._key, self._cancel, wire, self._on_retry)
             if meta.size_bytes != self._position:
@@ -1353,17 +1398,18 @@ class _Stream(_Reading):
             return
         self._body = response["Body"]
         meta = _meta(self._key, response)
-        if pinned is not None:
-            _check_same("open", self._where, pinned, meta)
+        self._check(meta)
         self._meta = meta
-        if self._position and response["ResponseMetadata"]["HTTPStatusCode"] != 206:
+        # By the header, not the status: rclone sends the right bytes as a 200.
+        ranged = str(response.get("ContentRange", ""))
+        if self._position and not ranged.startswith(f"bytes {self._position}-"):
             message = f"open {self._where}: the server does not answer ranges"
             raise NotSupported(message, op="open", location=self._where)
 
     def _shut(self) -> None:
-        if self._body is not None:
-            self._body.close()
-            self._body = None
+        body, self._body = self._body, None
+        if body is not None:
+            body.close()
 
 
 class _Ended:
