@@ -39,7 +39,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar, Union, get_args, get_
 from annotated_types import Ge, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import from_json
+from pydantic_core import SchemaValidator, ValidationError, core_schema
 
 from artifacts.errors import RequestError
 from creds.models import Secret
@@ -54,7 +54,6 @@ class OmitEmpty:
 OMIT_EMPTY: Final = OmitEmpty()
 
 Model = TypeVar("Model", bound=BaseModel)
-Reader = Callable[[Any, "_Fast"], Any]
 
 
 # --- text ---------------------------------------------------------------------------------------------------------
@@ -108,9 +107,8 @@ class Number(str):
 
 def number_text(value: float) -> str:
     """``value`` as Go writes a float64. Raises ValueError if it is not finite, OverflowError if it is too large."""
-    value = float(value)
-    text = repr(value)
-    if text.endswith(".0"):
+    text = repr(float(value))
+    if text[-2:] == ".0":
         return text[:-2]
     if "e" in text:
         if 1e-6 <= abs(value) < 1e21:
@@ -328,75 +326,38 @@ class _GiveUp(Exception):
     """Raised when a document is not provably ordinary."""
 
 
-def _give_up() -> NoReturn:
-    raise _GiveUp
+def _settle_untyped(box: Any, place: Any, value: Any) -> int:
+    """Make the numbers in ``box[place]``, which is ``value``, float64. Depth is limited by the compiled parser.
 
-
-class _Fast:
-    """One document read the fast way: how many names were met."""
-
-    __slots__ = ("names", "zero")
-
-    def __init__(self) -> None:
-        self.names = 0
-        self.zero = False  # an integer zero was met where its sign matters, which the compiled parser drops
-
-
-def _untyped(value: Any, fast: _Fast) -> Any:
-    """Numbers become float64, names are counted. The compiled parser has limited the depth."""
+    Returns:
+        How many names are in it.
+    """
     kind = type(value)
-    if kind is dict:
-        fast.names += len(value)
-        return {name: _untyped(inner, fast) for name, inner in value.items()}
-    if kind is list:
-        return [_untyped(inner, fast) for inner in value]
-    if kind is float:
-        return _finite(value, fast)
-    return _whole(value, fast) if kind is int else value
+    if kind is int:
+        try:
+            box[place] = float(value)
+        except OverflowError:
+            raise _GiveUp from None
+    elif kind is float:
+        if value - value:  # not finite: the compiled parser takes NaN, Infinity and overflow
+            raise _GiveUp
+    elif kind is dict:
+        names = len(value)
+        for name, inner in value.items():
+            if type(inner) is not str:
+                names += _settle_untyped(value, name, inner)
+        return names
+    elif kind is list:
+        return sum([_settle_untyped(value, index, inner) for index, inner in enumerate(value)])
+    return 0
 
 
-def _finite(value: float, _: _Fast) -> float:
-    if value - value:  # infinite, that is
-        raise _GiveUp
-    return value
-
-
-def _whole(value: int, fast: _Fast) -> float:
-    if not value:
-        fast.zero = True
-    try:
-        return float(value)
-    except OverflowError:
-        raise _GiveUp from None
-
-
-def _secret(value: str, _: _Fast) -> Secret:
-    return Secret(value)
-
-
-def _strings(value: list[Any], _: _Fast) -> list[str]:
-    try:
-        "".join(value)  # the cheapest way to see that all are strings
-    except TypeError:
-        return [_string_or_null(item) for item in value]
-    return value
-
-
-def _string_map(value: dict[str, Any], fast: _Fast) -> dict[str, str]:
-    fast.names += len(value)
-    try:
-        "".join(value.values())
-    except TypeError:
-        return {name: _string_or_null(item) for name, item in value.items()}
-    return value
-
-
-def _string_or_null(value: Any) -> str:
-    if value is None:
-        return ""
-    if type(value) is str:
-        return value
-    raise _GiveUp
+def _null_as(**zero: Any) -> core_schema.CoreSchema:
+    """Reads null as the given default (or what the default_factory makes), without a call of Python for the former."""
+    nothing = core_schema.literal_schema([object()])
+    return core_schema.chain_schema(
+        [core_schema.none_schema(), core_schema.with_default_schema(nothing, on_error="default", **zero)]
+    )
 
 
 # --- kinds: what a field of a Go struct may be -------------------------------------------------------------------
@@ -406,12 +367,12 @@ class _Kind:
     """How one Go type is read and written.
 
     ``merge`` reads a node the exact way into a draft, given the draft that is there already (None: Go's zero value);
-    ``finish`` makes the value of a draft. ``readers`` gives, by the type the compiled parser made, what the fast way
-    does with a value (None: nothing, it is right as it is); null never gets there. ``write`` gives JSON text and
-    raises TypeError, ValueError or OverflowError for a value it has no text for.
+    ``finish`` makes the value of a draft. ``schema`` is what the compiled parser reads it by, ``settle`` what is left to
+    do to that parser's value. ``write`` gives JSON text and raises TypeError, ValueError, OverflowError or KeyError for
+    a value it has no text for.
     """
 
-    readers: Mapping[type, Reader | None]
+    settle: Callable[[Any], int] | None = None
     write: Callable[[Any], str]
     nil = False  # None is a value, written as null; write never gets it
 
@@ -421,16 +382,35 @@ class _Kind:
     def finish(self, draft: Any) -> Any:
         return draft
 
+    def schema(self) -> core_schema.CoreSchema:
+        raise NotImplementedError
+
+    def nullable(self) -> core_schema.CoreSchema:
+        """The schema, with null for None or for the zero value."""
+        if self.nil:
+            return core_schema.nullable_schema(self.schema())
+        return core_schema.union_schema([self.schema(), _null_as(**self.zero())], mode="left_to_right")
+
+    def zero(self) -> dict[str, Any]:
+        """The zero value as a default, or its default_factory."""
+        return {"default": self.finish(None)}
+
+    def code(self, value: str, write: str) -> str:
+        """A Python expression for the text of the expression ``value``; ``write`` is what :meth:`write` is called."""
+        return f"{write}({value})"
+
 
 class _Scalar(_Kind):
     """A string or bool: taken as it is; null changes nothing."""
 
-    def __init__(self, go: str, python: type, zero: Any, write: Callable[[Any], str]) -> None:
+    def __init__(self, go: str, python: type, zero_value: Any, write: Callable[[Any], str]) -> None:
         self.go = go
         self.python = python
-        self.zero = zero
+        self.zero_value = zero_value
         self.write = write
-        self.readers = {python: None}
+
+    def schema(self) -> core_schema.CoreSchema:
+        return core_schema.str_schema(strict=True) if self.python is str else core_schema.bool_schema(strict=True)
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         if type(node) is self.python:
@@ -440,11 +420,26 @@ class _Scalar(_Kind):
         return draft
 
     def finish(self, draft: Any) -> Any:
-        return self.zero if draft is None else draft
+        return self.zero_value if draft is None else draft
 
 
-def _untyped_text(value: Any) -> str:
-    return quote(value) if type(value) is str else any_text(value)
+def _untyped_text(value: Any, depth: int = 0) -> str:
+    """As :func:`any_text`, with recursion while that is cheap."""
+    kind = type(value)
+    if kind is str:
+        return quote(value)
+    if kind is float:
+        return number_text(value)
+    if kind is dict and depth < _SHALLOW:
+        depth += 1
+        return f"{{{','.join([f'{quote(name)}:{_untyped_text(value[name], depth)}' for name in sorted(value)])}}}"
+    if kind is list and depth < _SHALLOW:
+        depth += 1
+        return f"[{','.join([_untyped_text(item, depth) for item in value])}]"
+    return any_text(value)
+
+
+_SHALLOW: Final = 20
 
 
 def _secret_text(value: Any) -> str:
@@ -458,7 +453,12 @@ class _SecretString(_Scalar):
 
     def __init__(self) -> None:
         super().__init__("string", str, "", _secret_text)
-        self.readers = {str: _secret}
+
+    def schema(self) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(Secret, super().schema())
+
+    def code(self, value: str, write: str) -> str:
+        return f"(quote(v._secret_value) if (v := {value}).__class__ is Secret else {write}(v))"
 
     def finish(self, draft: Any) -> Any:
         return Secret(draft or "")
@@ -471,14 +471,13 @@ class _Integer(_Kind):
         self.go = "int64" if low < 0 else "uint64"
         self.low = low
         self.high = high
-        self.readers = {int: self._bounded}
 
-    def _bounded(self, value: int, fast: _Fast) -> int:
-        if self.low <= value < self.high:
-            if not value:
-                fast.zero = True
-            return value
-        raise _GiveUp
+    def schema(self) -> core_schema.CoreSchema:
+        return core_schema.int_schema(strict=True, ge=self.low, lt=self.high)
+
+    def code(self, value: str, write: str) -> str:
+        small = f"(v := {value}).__class__ is int and 0 <= v <= {2**31}"
+        return f"(v if {small} else {write}(v))"
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         if node is None:
@@ -505,7 +504,13 @@ class _Integer(_Kind):
 
 
 class _Float(_Kind):
-    readers: Mapping[type, Reader | None] = {float: _finite, int: _whole}
+    """A float64."""
+
+    def schema(self) -> core_schema.CoreSchema:
+        return core_schema.float_schema(strict=True, allow_inf_nan=False)
+
+    def code(self, value: str, write: str) -> str:
+        return f"(number_text(v) if (v := {value}).__class__ is float else {write}(v))"
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         if node is None:
@@ -532,15 +537,10 @@ class _Untyped(_Kind):
     """An interface{}."""
 
     nil = True
-    readers: Mapping[type, Reader | None] = {
-        str: None,
-        bool: None,
-        float: _finite,
-        int: _whole,
-        dict: _untyped,
-        list: _untyped,
-    }
     write = staticmethod(_untyped_text)
+
+    def schema(self) -> core_schema.CoreSchema:
+        return core_schema.any_schema()
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         try:
@@ -553,9 +553,11 @@ class _Untyped(_Kind):
 class _Optional(_Kind):
     """A scalar beyond the reference: None until it comes; null takes it back."""
 
+    nil = True
+
     def __init__(self, inner: _Kind) -> None:
         self.inner = inner
-        self.readers = inner.readers
+        self.schema = inner.schema  # type: ignore[method-assign]  # the very same
         self.write = inner.write
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
@@ -569,7 +571,8 @@ class _Strings(_Kind):
     """A []string. The draft is its length and its backing array, whose old elements shine through null."""
 
     nil = True
-    readers: Mapping[type, Reader | None] = {list: _strings}
+    def schema(self) -> core_schema.CoreSchema:
+        return core_schema.list_schema(_Scalar("string", str, "", quote).nullable())
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         if node is None:
@@ -599,7 +602,10 @@ class _StringMap(_Kind):
     """A map[string]string."""
 
     nil = True
-    readers: Mapping[type, Reader | None] = {dict: _string_map}
+    def schema(self) -> core_schema.CoreSchema:
+        return core_schema.dict_schema(core_schema.str_schema(), _Scalar("string", str, "", quote).nullable())
+
+    settle = len
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         if node is None:
@@ -625,7 +631,8 @@ class _Struct(_Kind):
 
     def __init__(self, struct: Struct) -> None:
         self.struct = struct
-        self.readers = {dict: struct.read}
+        self.schema = struct.schema  # type: ignore[method-assign]  # the very same
+        self.settle = struct.settle
         self.write = struct.write
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
@@ -633,6 +640,10 @@ class _Struct(_Kind):
 
     def finish(self, draft: Any) -> Any:
         return self.struct.zero() if draft is None else self.struct.finish(draft)
+
+    def zero(self) -> dict[str, Any]:
+        shared = self.struct.shared
+        return {"default": shared} if shared else {"default_factory": self.struct.zero}
 
 
 class _Pointer(_Struct):
@@ -646,6 +657,9 @@ class _Pointer(_Struct):
     def finish(self, draft: Any) -> Any:
         return None if draft is None else self.struct.finish(draft)
 
+    def zero(self) -> dict[str, Any]:
+        return {"default": None}
+
 
 class _StructMap(_Kind):
     """A map[string] of a struct."""
@@ -654,12 +668,12 @@ class _StructMap(_Kind):
 
     def __init__(self, struct: Struct) -> None:
         self.struct = struct
-        self.readers = {dict: self._read}
 
-    def _read(self, value: dict[str, Any], fast: _Fast) -> dict[str, Any]:
-        fast.names += len(value)
-        read = self.struct.read
-        return {name: read(item, fast) for name, item in value.items() if type(item) is dict or _give_up()}
+    def schema(self) -> core_schema.CoreSchema:
+        return core_schema.dict_schema(core_schema.str_schema(), _Struct(self.struct).nullable())
+
+    def settle(self, value: dict[str, BaseModel]) -> int:
+        return len(value) + sum(map(self.struct.settle, value.values()))
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         if node is None:
@@ -708,23 +722,6 @@ class _Field:
         self.absent = "None" if isinstance(self.kind, _Optional) else "''" if OMIT_EMPTY in info.metadata else None
 
 
-class _Plan:
-    """What to do with a parsed object of one shape: names and types, in order."""
-
-    __slots__ = ("attrs", "fresh", "given", "steps", "take", "unread")
-
-    def __init__(self) -> None:
-        self.attrs: tuple[str, ...] = ()  # fields whose values are right as they were parsed
-        self.take: Callable[[dict[str, Any]], tuple[Any, ...]] | None = None  # their values; None: all there are
-        self.steps: list[tuple[str, str, Reader]] = []  # attribute, name, how to read it
-        self.fresh: list[tuple[str, Callable[[], Any]]] = []  # absent fields whose zero value cannot be shared
-        self.unread: list[str] = []  # no field's names, with containers: the names in them count all the same
-        self.given: set[str] = set()
-
-
-_MAX_PLANS: Final = 2_000
-
-
 class _Draft:
     """A struct being read the exact way."""
 
@@ -734,12 +731,6 @@ class _Draft:
         self.values: dict[str, Any] = {}  # drafts by attribute
         self.given: set[str] = set()
         self.unknown: dict[str, str] = {}  # names to JSON text
-
-
-def _taker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
-    if len(names) > 1:
-        return operator.itemgetter(*names)
-    return lambda parsed: tuple(parsed[name] for name in names)
 
 
 def _bare(name: str) -> str:
@@ -783,7 +774,7 @@ class Struct:
         self.fields = tuple(_Field(attr, info, structs) for attr, info in model.model_fields.items())
         self.by_name = {field.wire: field for field in self.fields}
         self.by_fold = {fold(field.wire): field for field in self.fields}
-        self._private = {name: attr.get_default() for name, attr in model.__private_attributes__.items()} or None
+        self.private = {name: attr.get_default() for name, attr in model.__private_attributes__.items()} or None
         self.meant: Mapping[str, str] = {}
         self.hint = lru_cache(256)(self._hint)
         # Zero values by attribute, in order. What is mutable is made anew for every instance.
@@ -794,9 +785,9 @@ class Struct:
             if type(field.kind) is _Struct and not field.kind.struct.shared
         }
         self.shared = self.zero() if model.model_config.get("frozen") else None
-        self._same = {field.attr for field in self.fields if field.attr == field.wire}
-        self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self._unread: set[str] = set()
         self.write = _writer(self)
+        self.settle = _settler(self)
 
     def zero(self) -> BaseModel:
         """Go's zero value; shared where it cannot change."""
@@ -837,8 +828,7 @@ class Struct:
             if field is not None:
                 old = draft.values.get(field.attr)
                 draft.values[field.attr] = field.kind.merge(item, old, _step(path, field.wire), exact)
-                if item is not None:
-                    draft.given.add(field.attr)
+                draft.given.add(field.attr)
                 continue
             meant = self.hint(name)
             if meant is not None:
@@ -856,62 +846,39 @@ class Struct:
         _set_values(instance, values)
         _set_given(instance, given)
         _set_extra(instance, unknown)
-        _set_private(instance, self._private and self._private.copy())
+        _set_private(instance, self.private and self.private.copy())
         return instance
 
     # the fast way
 
-    def read(self, parsed: dict[str, Any], fast: _Fast) -> BaseModel:
-        fast.names += len(parsed)
-        shape = (*parsed, *map(type, parsed.values()))
-        plan = self._plans.get(shape) or self._plan(parsed, shape)
-        if plan.take is None:
-            values = self._zeros | parsed
-        else:
-            values = self._zeros.copy()
-            values.update(zip(plan.attrs, plan.take(parsed)))
-        for attr, name, read in plan.steps:
-            values[attr] = read(parsed[name], fast)
-        for attr, make in plan.fresh:
-            values[attr] = make()
-        for name in plan.unread:
-            _untyped(parsed[name], fast)
-        instance: BaseModel = _new(self.model)
-        _set_values(instance, values)
-        _set_given(instance, plan.given.copy())
-        _set_extra(instance, None)
-        _set_private(instance, self._private and self._private.copy())
-        return instance
+    def schema(self) -> core_schema.CoreSchema:
+        """What the compiled parser reads the struct by: every name stays, known or not, so that it can be counted."""
+        fields = {}
+        for field in self.fields:
+            # Only the usual ways to write a name: with any other the document is not ordinary.
+            names = dict.fromkeys((field.wire, field.wire.lower(), field.wire.upper(), field.wire.capitalize()))
+            schema = core_schema.with_default_schema(field.kind.nullable(), **field.kind.zero())
+            fields[field.attr] = core_schema.model_field(schema, validation_alias=[[name] for name in names])
+        return core_schema.model_schema(self.model, core_schema.model_fields_schema(fields, extra_behavior="allow"))
 
-    def _plan(self, parsed: dict[str, Any], shape: tuple[Any, ...]) -> _Plan:
-        plan = _Plan()
-        right = {}  # attributes to names
-        for name, value in parsed.items():
-            field = self.find(name)
-            kind = type(value)
-            if field is None:
-                if self.hint(name) is not None:
-                    raise _GiveUp  # a warning needs the path
-                if kind is dict or kind is list:
-                    plan.unread.append(name)
-            elif kind is not NoneType:
-                if field.attr in plan.given or kind not in field.kind.readers:
+    def settle_unknown(self, instance: BaseModel) -> int:
+        """Drop the names that no field has; give up where one is a field's after all, or needs a warning.
+
+        Returns:
+            How many names are in their values.
+        """
+        names = 0
+        extra = instance.__pydantic_extra__ or {}
+        instance.__pydantic_fields_set__.difference_update(extra)
+        for name, value in extra.items():
+            if name not in self._unread:
+                if self.find(name) is not None or self.hint(name) is not None:
                     raise _GiveUp
-                plan.given.add(field.attr)
-                read = field.kind.readers[kind]
-                if read is None:
-                    right[field.attr] = name
-                else:
-                    plan.steps.append((field.attr, name, read))
-        if not plan.given == parsed.keys() <= self._same:  # else the steps mend what is not right yet
-            plan.attrs = tuple(right)
-            plan.take = _taker(tuple(right.values()))
-        plan.fresh = [(attr, make) for attr, make in self._fresh.items() if attr not in plan.given]
-        if len(self._plans) >= _MAX_PLANS:
-            self._plans.clear()
-        if len(parsed) <= 64 and sum(map(len, parsed)) <= 2_048:
-            self._plans[shape] = plan
-        return plan
+                if len(name) <= 64 and len(self._unread) < 1_000:
+                    self._unread.add(name)
+            if type(value) is not str:
+                names += _settle_untyped(extra, name, value)
+        return names
 
     # writing
 
@@ -938,9 +905,53 @@ class Struct:
                     yield f"{where}: {error}"
 
 
+def _settler(struct: Struct) -> Callable[[Any], int]:
+    """Compile the function that mends what the compiled parser made of ``struct`` and counts the names it met."""
+    scope: dict[str, Any] = {
+        "settle_unknown": struct.settle_unknown,
+        "settle_untyped": _settle_untyped,
+        "set_extra": _set_extra,
+    }
+    lines = ""
+    for number, field in enumerate(struct.fields):
+        attr = f'"{field.attr}"'
+        if isinstance(field.kind, _Untyped):
+            lines += f"""
+    if (v := values[{attr}]) is not None and v.__class__ is not str:
+        names += settle_untyped(values, {attr}, v)"""
+        elif field.kind.settle:
+            scope[f"settle{number}"] = field.kind.settle
+            lines += f"""
+    if (v := values[{attr}]) is not None:
+        names += settle{number}(v)"""
+    source = f"""
+def settle(instance):
+    names = len(instance.__pydantic_fields_set__)
+    if instance.__pydantic_extra__:
+        names += settle_unknown(instance)
+    set_extra(instance, None)
+    values = instance.__dict__{lines}
+    return names
+"""
+    return _compiled(source, scope, "settle")
+
+
+def _compiled(source: str, scope: dict[str, Any], name: str) -> Callable[[Any], Any]:
+    exec(source, scope)  # noqa: S102  built from nothing but the names of the models' fields
+    function: Callable[[Any], Any] = scope[name]
+    return function
+
+
 def _writer(struct: Struct) -> Callable[[Any], str]:
     """Compile the function that writes ``struct``: one f-string of its fields' names and kinds."""
-    scope: dict[str, Any] = {"model": struct.model, "is_no": _is_no, "and_unknown": _and_unknown}
+    scope: dict[str, Any] = {
+        "model": struct.model,
+        "is_no": _is_no,
+        "and_unknown": _and_unknown,
+        "number_text": number_text,
+        "quote": quote,
+        "Secret": Secret,
+    }
     pieces = ""
     for number, field in enumerate(struct.fields):
         scope[f"write{number}"] = field.kind.write
@@ -950,7 +961,7 @@ def _writer(struct: Struct) -> Callable[[Any], str]:
         elif field.kind.nil:
             pieces += f",{name}{{'null' if (v := {value}) is None else write{number}(v)}}"
         else:
-            pieces += f",{name}{{write{number}({value})}}"
+            pieces += f",{name}{{{field.kind.code(value, f'write{number}')}}}"
     source = f"""
 def write(instance):
     if instance.__class__ is not model and not isinstance(instance, model):
@@ -959,9 +970,7 @@ def write(instance):
     text = f'''{{{{{pieces.removeprefix(",")}}}}}'''
     return text if instance.__pydantic_extra__ is None else and_unknown(text, instance)
 """
-    exec(source, scope)  # noqa: S102  built from nothing but the names of the models' fields
-    write: Callable[[Any], str] = scope["write"]
-    return write
+    return _compiled(source, scope, "write")
 
 
 def _is_no(model: type) -> NoReturn:
@@ -986,7 +995,7 @@ def _bounds(info: FieldInfo) -> tuple[int, int]:
 
 # A name is followed by a colon. Unless space comes between, `":` is counted for every name of a document, and for
 # some strings besides; so a parser that met as many different names as that met no name twice.
-_SPACES: Final = (b"\n", b"\r", b"\t")
+_SPACED_COLON: Final = re.compile(rb":(?<=[ \t\n\r]:)")
 _NEGATIVE_ZERO: Final = re.compile(rb"-0[\s,\]}]")  # the compiled parser loses the sign of an integer
 
 
@@ -1005,6 +1014,16 @@ class Codec(Generic[Model]):
         self._root = Struct(model, self._structs)
         for struct, names in (meant or {}).items():
             self._structs[struct].meant = names
+        self._private = self._root.private
+        # The compiled parser would take the models' own validators for theirs, unless they are not complete. Only names
+        # are cached: the cache outlives the document, and values may be secrets.
+        for known in self._structs:
+            known.__pydantic_complete__ = False
+        try:
+            self._parser = SchemaValidator(self._root.schema(), {"cache_strings": "keys"})
+        finally:
+            for known in self._structs:
+                known.__pydantic_complete__ = True
 
     def decode(self, data: bytes | str, *, keep_unknown: bool = False) -> tuple[Model, tuple[str, ...]]:
         """Read a document; also returns a line for each unread name that looks like a known one.
@@ -1023,20 +1042,17 @@ class Codec(Generic[Model]):
 
     def fast(self, document: bytes) -> Model:
         """Read an ordinary document, or raise an error that means: ask :meth:`exact`."""
-        if b" :" in document or any(mark in document and mark + b":" in document for mark in _SPACES):
+        if _SPACED_COLON.search(document) or _NEGATIVE_ZERO.search(document):
             raise _GiveUp
         try:
-            # Only names are interned: the parser's cache outlives the document, and values may be secrets.
-            parsed = from_json(document, allow_inf_nan=False, cache_strings="keys")
-        except ValueError:
+            instance: Model = self._parser.validate_json(document)
+        except ValidationError:
             raise _GiveUp from None
-        if type(parsed) is not dict:
+        if self._root.settle(instance) != document.count(b'":'):
             raise _GiveUp
-        fast = _Fast()
-        instance = self._root.read(parsed, fast)
-        if fast.names != document.count(b'":') or (fast.zero and _NEGATIVE_ZERO.search(document)):
-            raise _GiveUp
-        return instance  # type: ignore[return-value]  # the root struct builds the root model
+        if self._private:
+            _set_private(instance, self._private.copy())
+        return instance
 
     def exact(self, data: bytes | str, *, keep_unknown: bool = False) -> tuple[Model, tuple[str, ...]]:
         """Read any document, as :meth:`decode`, without the fast way."""

@@ -9,6 +9,7 @@ is a loop that trusts the archive and checks nothing: what the security checks c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import io
 import os
@@ -81,10 +82,8 @@ class Floor:
             if (fd := folders.get(path)) is None:
                 parent, _, name = path.rpartition("/")
                 at = folder(parent)
-                try:
+                with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o755, dir_fd=at)
-                except FileExistsError:
-                    pass
                 fd = folders[path] = os.open(name, os.O_DIRECTORY | os.O_RDONLY | os.O_NOFOLLOW, dir_fd=at)
             return fd
 
@@ -228,7 +227,7 @@ def pack_floor(root: Path, packed: str | None) -> None:
 
 def pack_gnu_tar(root: Path, packed: str | None) -> None:
     # Through a pipe: tar does not read the files when it sees that /dev/null is written.
-    line = "tar c -C \"$0\" . | gzip -1 | cat >/dev/null" if packed else "tar c -C \"$0\" . | cat >/dev/null"
+    line = 'tar c -C "$0" . | gzip -1 | cat >/dev/null' if packed else 'tar c -C "$0" . | cat >/dev/null'
     subprocess.run(["sh", "-c", line, str(root)], check=True)
 
 
@@ -242,16 +241,19 @@ def pack_tarfile(root: Path, packed: str | None) -> None:
 
     sink = io.BufferedWriter(Count(), 1 << 20)
     if packed:
-        with gzip.GzipFile(fileobj=sink, mode="wb", compresslevel=1) as file, tarfile.open(fileobj=file, mode="w") as tar:
+        with (
+            gzip.GzipFile(fileobj=sink, mode="wb", compresslevel=1) as file,
+            tarfile.open(fileobj=file, mode="w") as tar,
+        ):
             tar.add(root, arcname=".")
     else:
         with tarfile.open(fileobj=sink, mode="w|") as tar:
             tar.add(root, arcname=".")
 
 
-def timed(work: Callable[[], None]) -> float:
+def timed(work: Callable[..., None], *given: object) -> float:
     start = time.perf_counter()
-    work()
+    work(*given)
     return time.perf_counter() - start
 
 
@@ -289,7 +291,7 @@ def main() -> None:
                     for name, contender in contenders.items():
                         into = Path(work, "into")
                         into.mkdir()
-                        best[name] = min(best[name], timed(lambda: contender(archive, into)))  # noqa: B023 - used at once
+                        best[name] = min(best[name], timed(contender, archive, into))
                         shutil.rmtree(into)
                 del archive
                 packers = {
@@ -303,7 +305,7 @@ def main() -> None:
                 for _ in range(options.rounds):
                     for name, packer in packers.items():
                         ask = "gzip" if suffix == "gzip" else None
-                        best[name] = min(best[name], timed(lambda: packer(root, ask)))  # noqa: B023 - used at once
+                        best[name] = min(best[name], timed(packer, root, ask))
             shutil.rmtree(root)
     table("unpack", unpacked, "floor")
     table("pack", packed, "floor")

@@ -337,10 +337,12 @@ class FaultProxy:
 
     async def _end(self) -> None:
         self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Again and again: what was accepted just before becomes a task just after.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0.01)
         await self._loop.shutdown_default_executor()
 
     def _pick(self, line: str) -> Fault:
@@ -379,7 +381,12 @@ class FaultProxy:
         if fault.status is not None:
             await _answer(fault, line, client, back)
             return
-        server, on = await asyncio.open_connection(*self._upstream)
+        connecting = asyncio.ensure_future(asyncio.open_connection(*self._upstream))
+        try:
+            server, on = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            writers.append((await connecting)[1])  # or nobody would close it
+            raise
         writers.append(on)
         on.write(re.sub(rb"\r\n(?i:connection):[^\r]*", b"", head)[:-2] + b"Connection: close\r\n\r\n")
         up = asyncio.create_task(_pump(client, on, _Flow(cut=fault.up_cut_bytes, ends=writers)))

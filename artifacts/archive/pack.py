@@ -1,6 +1,6 @@
 """A folder into a tar stream: what is there is listed first, then written, the same content always as the same bytes.
 
-Members are sorted by the bytes of their path, owned by nobody (0, no names), with the permission bits of their mode and
+Members are sorted by the bytes of their path (``data``, ``data-2``, ``data/x``), owned by nobody (0, no names), with the permission bits of their mode and
 their time in whole seconds, as ustar (POSIX.1-1988) with a pax header only where ustar cannot say it. The stream ends
 with two zero blocks and is not padded to a record. Nothing is followed: links are stored as links, and what is no file,
 folder or link is named instead.
@@ -109,6 +109,9 @@ def scan(folder: int, *, only: str | None = None) -> Scan:
             except OSError as error:
                 raise DiskError.of("list folder", _shown(path) if path else ".", error) from error
             waiting.extend(found)
+    if only is not None and not entries and not skipped:
+        missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise DiskError.of("list", _shown(os.fsencode(only)), missing)
     entries.sort()
     return Scan(
         folder=folder,

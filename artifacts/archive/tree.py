@@ -392,7 +392,8 @@ class Tree:
 
     def add_folder(self, name: bytes, mode: int, mtime_ns: int) -> None:
         self._count()
-        path = self.normal(name)
+        # Python writes "/" for the root itself when it is added under an empty name.
+        path = self.normal(name) if name.strip(b"/") else b""
         if path:
             at, base = self._place(path)
             try:

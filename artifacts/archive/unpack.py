@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from artifacts.archive.formats import (
+    Compression,
     compression_of_name,
     decompress,
     in_thread,
@@ -136,15 +138,30 @@ def _unpack(stream: Stream, tree: Tree, name: str) -> str:
             raise _no_archive(head, name)
         untar(stream, tree)
         return "tar"
-    with in_thread(decompress(stream.rest(), compression)) as expanded:
-        inside = Stream(expanded)
-        if _is_tar(inside, name):
-            untar(inside, tree)
-            return f"tar+{compression}"
-        if is_tar_name(name):
-            raise _no_archive(inside.peek(BLOCK_BYTES), name)
-        tree.add_stream(_file_name(without_suffix(name)), inside)
-        return compression
+    unwanted = threading.Event()
+    with in_thread(decompress(_until(unwanted, stream.rest()), compression)) as expanded:
+        try:
+            return _expanded(Stream(expanded), tree, name, compression)
+        finally:
+            unwanted.set()
+
+
+def _until(unwanted: threading.Event, buffers: Iterable[Buffer]) -> Iterator[Buffer]:
+    """Buffers until nobody wants them: what expands to nothing would keep its thread busy for ever."""
+    for buffer in buffers:
+        if unwanted.is_set():
+            return
+        yield buffer
+
+
+def _expanded(inside: Stream, tree: Tree, name: str, compression: Compression) -> str:
+    if _is_tar(inside, name):
+        untar(inside, tree)
+        return f"tar+{compression}"
+    if is_tar_name(name):
+        raise _no_archive(inside.peek(BLOCK_BYTES), name)
+    tree.add_stream(_file_name(without_suffix(name)), inside)
+    return compression
 
 
 def _is_tar(stream: Stream, name: str) -> bool:

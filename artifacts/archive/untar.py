@@ -20,7 +20,7 @@ BLOCK_BYTES: Final = 512
 MAX_EXTENSION_BYTES: Final = 16 << 20  # of one extended header: real ones hold a few names
 
 _SECOND = 1_000_000_000
-_FURTHEST_SECONDS = 1 << 33  # some 270 years on either side of 1970: what file systems hold, and no overflow
+_FURTHEST_SECONDS = 1 << 40  # some 35,000 years on either side of 1970; file systems cut it to what they hold
 _ZEROS = bytes(BLOCK_BYTES)
 
 _ORDINARY = re.compile(

@@ -47,13 +47,9 @@ def check_request(session: Session, request: Request, policy: Policy, options: S
     if session.as_json:
         for probe in ordered:
             print_json(json.dumps(_facts(probe, session.run, request), separators=(",", ":"), ensure_ascii=False))
-    else:
+    elif session.verbosity >= 0:
         print_rows(COLUMNS, [_row(probe) for probe in ordered])
-        for probe in ordered:
-            if probe.error is not None:
-                hint = f" (hint: {probe.error.hint})" if probe.error.hint else ""
-                session.warn(f"{probe.label}: {probe.error}{hint}")
-    return exits.worst(exits.exit_code(probe.error) for probe in ordered if probe.error is not None)
+    return exits.worst([session.tell(probe.error, probe.label) for probe in ordered if probe.error is not None])
 
 
 def _probe(job: Job, cancel: Cancel) -> Probe:

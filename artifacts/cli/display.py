@@ -6,6 +6,7 @@ output, and everything else on standard error.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable
 from types import TracebackType
@@ -42,8 +43,6 @@ class Display:
         self._live = _Live() if verbosity >= 0 and sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
         return self
 
     def __exit__(
@@ -79,12 +78,13 @@ class Display:
         if self._live is not None:
             self._live.say(line)
         else:
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # there is no other place to tell of it
+                sys.stderr.write(line + "\n")
+                sys.stderr.flush()
 
 
 class _Live:
-    """Bars on a terminal, one an artifact at work."""
+    """Bars on a terminal, one an artifact at work; with none at work the terminal is left alone."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -108,9 +108,6 @@ class _Live:
         )
         self._tasks: dict[str, object] = {}
 
-    def start(self) -> None:
-        self._bars.start()
-
     def stop(self) -> None:
         self._bars.stop()
 
@@ -120,11 +117,15 @@ class _Live:
     def show(self, event: Event) -> None:
         match event:
             case Started():
+                if not self._tasks:
+                    self._bars.start()
                 self._tasks[event.label] = self._bars.add_task(printable(event.label), total=event.total_bytes)
             case Progress() if event.label in self._tasks:
                 self._bars.update(self._tasks[event.label], completed=event.done_bytes, total=event.total_bytes)  # type: ignore[arg-type]  # rich's TaskID is an int
             case Published() | Failed() | Passed() if event.label in self._tasks:
                 self._bars.remove_task(self._tasks.pop(event.label))  # type: ignore[arg-type]  # rich's TaskID is an int
+                if not self._tasks:
+                    self._bars.stop()
             case _:
                 pass
 
@@ -177,7 +178,9 @@ def print_rows(names: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*names, box=None, pad_edge=False)
+    drawn = Table(box=None, pad_edge=False)
+    for name in names:
+        drawn.add_column(name, overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(drawn)

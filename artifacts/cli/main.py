@@ -231,7 +231,14 @@ def run(
 
 @cli.command()
 @_request
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where the completed request goes, or -.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Where the completed request goes, or -.",
+)
 @_identity
 @_endpoints
 @_common

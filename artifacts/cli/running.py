@@ -115,6 +115,20 @@ def run(
         forwarding: called with the function that passes a signal number on to the command and its children.
         stdout: where its standard output goes; None shares ours.
     """
+    process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def pass_on(number: int) -> None:
+        if process is None:
+            early.append(number)
+            return
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+
+    # From here on signals are the command's; one that comes while it is being started waits for it.
+    forwarding(pass_on)
     try:
         process = subprocess.Popen(command, cwd=folder, env=dict(env), stdout=stdout, start_new_session=True)  # noqa: S603 - running the caller's command is the purpose
     except FileNotFoundError:
@@ -123,14 +137,8 @@ def run(
         return Ended(exit_code=exits.COMMAND_NOT_FOUND, reason=f"{command[0]} is not found")
     except OSError as error:
         return Ended(exit_code=exits.NOT_EXECUTABLE, reason=f"{command[0]} cannot be executed: {error.strerror}")
-
-    def pass_on(number: int) -> None:
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            return
-
-    forwarding(pass_on)
+    for number in early:
+        pass_on(number)
     deadline = None if seconds is None else time.monotonic() + seconds
     try:
         code = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -141,7 +149,7 @@ def run(
         except subprocess.TimeoutExpired:
             pass_on(signal.SIGKILL)
             process.wait()
-        return Ended(exit_code=exits.STOPPED_AT_LIMIT, reason=f"stopped after its {seconds:.0f} s")
+        return Ended(exit_code=exits.STOPPED_AT_LIMIT, reason=f"stopped after its {seconds:.6g} s")
     finally:
         # What it left behind in its session must not write while its results are packed.
         pass_on(signal.SIGKILL)
@@ -170,7 +178,7 @@ def run_request(
         session.warn("the experiment's lifetime is over; the command was not started")
         return exits.NEVER_STARTED
     env = environment(request.config.env, environ)
-    staging.stage(request, fresh=fresh, start_empty=start_empty)
+    session.results(staging.stage(request, fresh=fresh, start_empty=start_empty))
     workspace = staging.root / "workspace"
     began = time.monotonic()
     ended = run(
@@ -186,7 +194,7 @@ def run_request(
     session.command_exit = ended.exit_code
     session.say(ended.reason or f"command exited with {ended.exit_code} after {time.monotonic() - began:.1f} s")
     try:
-        staging.upload(request)
+        session.results(staging.upload(request))
     except Cancelled:
         return exits.OWED
     except ToolkitError as error:

@@ -58,16 +58,22 @@ class Session:
     _pass_on: Callable[[int], None] | None = None
     _display: Display | None = None
     _began: float = field(default_factory=time.monotonic)
+    _unprinted: OSError | None = None
 
     def on_event(self, event: Event) -> None:
-        """Show an event, log it, and keep the receipt it carries."""
-        if self._display is not None:
-            self._display(event)
+        """Show an event, log it, and keep the receipt it carries. What cannot be printed does not fail the work."""
         LOGGER.debug("%r", event)
-        if isinstance(event, Published | Failed | Passed):
-            self.receipts.append(event.receipt)
-            if self.as_json:
-                print_json(event.receipt.to_json())
+        receipt = event.receipt if isinstance(event, Published | Failed | Passed) else None
+        if receipt is not None:
+            self.receipts.append(receipt)
+        try:
+            if self._display is not None:
+                self._display(event)
+            if receipt is not None and self.as_json:
+                print_json(receipt.to_json())
+        except OSError as error:
+            _drop_stdout()
+            self._unprinted = error
 
     def say(self, text: str) -> None:
         """One line for a person, on standard error."""
@@ -81,8 +87,9 @@ class Session:
     def _write(self, text: str) -> None:
         line = printable(text)
         LOGGER.info("%s", line)
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # there is no other place to tell of it
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
 
     def reserve_stdout(self) -> None:
         """Keep standard output for what the command was asked for: no results are printed on it."""
@@ -118,9 +125,12 @@ class Session:
     def _shown(self, work: Callable[[], int | None]) -> int | None:
         try:
             with Display(self.verbosity, results=not self.as_json) as self._display:
-                return work()
+                code = work()
         finally:
             self._display = None
+        if self._unprinted is not None and not code:
+            raise self._unprinted
+        return code
 
     def _ending(self, work: Callable[[], int | None]) -> int:
         """Do a part of the work; what it raises is told, and becomes an exit code."""
@@ -132,7 +142,7 @@ class Session:
             self._write(usage_line(error))
             return error.exit_code
         except BrokenPipeError:
-            # Whoever read our output has gone; there is nobody left to tell.
+            # Whoever read our output has gone, as `head` does; there is nobody left to tell.
             _drop_stdout()
             return 128 + signal.SIGPIPE
         except OSError as error:
@@ -168,8 +178,8 @@ class Session:
             "exit": code,
         }
 
-    def tell(self, error: ToolkitError) -> int:
-        """Tell a person of an error in one line, and return the exit code it stands for."""
+    def tell(self, error: ToolkitError, label: str | None = None) -> int:
+        """Tell a person of an error (an artifact's, if ``label`` names one) in one line, and return its exit code."""
         code = exits.exit_code(error)
         if any(receipt.error and receipt.error["message"] == str(error) for receipt in self.receipts):
             pass  # it was told with its receipt
@@ -180,16 +190,22 @@ class Session:
             self._write(f"error: {len(error.failures)} of {len(error.receipts)} artifacts failed; exit {code}")
         else:
             hint = f" (hint: {error.hint})" if error.hint else ""
-            self._write(f"error: {error}{hint}")
+            self._write(f"{'error' if label is None else f'{label}: failed'}: {error}{hint}")
         if self.show_traceback:
             traceback.print_exception(error)
         return code
 
     def _bug(self, error: Exception) -> int:
-        descriptor, path = tempfile.mkstemp(prefix="artifacts-traceback-", suffix=".txt")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            traceback.print_exception(error, file=file)
-        self._write(f"error: a bug in this tool ({type(error).__name__}); the traceback is in {path}")
+        try:
+            descriptor, path = tempfile.mkstemp(prefix="artifacts-traceback-", suffix=".txt")
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                traceback.print_exception(error, file=file)
+            where = f"in {path}"
+        except OSError:
+            # Better here than nowhere.
+            traceback.print_exception(error)
+            where = "above"
+        self._write(f"error: a bug in this tool ({type(error).__name__}); the traceback is {where}")
         if self.show_traceback:
             traceback.print_exception(error)
         return exits.BUG
@@ -226,7 +242,7 @@ class Session:
             targets[0].addFilter(lambda record: record.levelno < logging.INFO)  # lines for a person are there already
         if self.log_file is not None:
             try:
-                targets.append(logging.FileHandler(self.log_file, encoding="utf-8"))
+                targets.append(_LogFile(self.log_file, self.warn))
             except OSError as error:
                 raise ConfigError(f"--log-file {self.log_file}: {error.strerror}") from error
         lines = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
@@ -242,6 +258,24 @@ class Session:
             for target in targets:
                 LOGGER.removeHandler(target)
                 target.close()
+
+
+class _LogFile(logging.FileHandler):
+    """The log in a file. When it cannot be written that is told once, and the work goes on."""
+
+    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
+        super().__init__(path, encoding="utf-8")
+        self._warn = warn
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # each line was flushed: what fails here has been told
+            super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        del record
+        LOGGER.removeHandler(self)
+        self.close()
+        self._warn(f"--log-file {self.baseFilename} cannot be written ({sys.exception()}); logging ends")
 
 
 class _Stdin(io.RawIOBase):

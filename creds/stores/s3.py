@@ -25,7 +25,7 @@ import socket
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,6 +62,7 @@ UNHINTED_STEP = 800  # parts of one size while the size is unknown
 STREAM_BYTES = 1 << 20
 
 _ABORT_SECONDS = 10.0
+_OWED_SECONDS = 2.0
 _STOP_SECONDS = 0.5  # how long a stopped verb waits for its threads: all of it must end within a second
 
 
@@ -552,12 +553,63 @@ def _obstore_store(
     )
 
 
+class _Owed(asyncio.Future[Any]):
+    """A future of obstore's; see :class:`_EventLoop`."""
+
+    owing: set[_Owed] | None = None
+
+    def cancelled(self) -> bool:
+        gone = super().cancelled()
+        # Asked from its own thread, obstore looks whether anybody still wants the result: a yes ends its part.
+        if gone and self.owing is not None and threading.current_thread().name != _LOOP_NAME:
+            self.owing.discard(self)
+        return gone
+
+
+class _EventLoop(asyncio.SelectorEventLoop):
+    """An event loop that knows which results obstore's threads have still to hand over.
+
+    Such a thread needs the interpreter once more after it woke us. If the interpreter is shutting down by then, the
+    whole process aborts (seen in one of three programs that fetched one object and ended). So whoever stops the loop
+    waits until nothing is owed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owing: set[_Owed] = set()
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return _Owed(loop=self)
+
+    def call_soon_threadsafe(  # type: ignore[override]  # passes on whatever it is given
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        finally:
+            if args and isinstance(args[0], _Owed):
+                self.owing.discard(args[0])
+
+
+async def _owed(result: Awaitable[T]) -> T:
+    """Await what obstore returned, and remember meanwhile that it is owed."""
+    loop = asyncio.get_running_loop()
+    if isinstance(result, _Owed) and isinstance(loop, _EventLoop):
+        result.owing = loop.owing
+        loop.owing.add(result)
+    return await result
+
+
+_LOOP_NAME = "creds-s3-loop"
+
+
 class _Loop:
     """An event loop in a thread of its own: obstore's calls run here, and cancelling one closes its socket at once."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="creds-s3-loop", daemon=True)
+        self.loop = _EventLoop()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name=_LOOP_NAME, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -571,8 +623,16 @@ class _Loop:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.loop.shutdown_default_executor()
+        ends = self.loop.time() + _OWED_SECONDS
+        # Polled, because the last thing an obstore thread does is not an event that anybody could be told of.
+        while self.loop.owing and self.loop.time() < ends:  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.002)  # the last of them leaves the interpreter
 
     def stop(self) -> None:
+        """End the thread, and with it every call; returns when nothing of it is left."""
+        if self._pid != os.getpid():
+            return  # the thread is the parent's
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.loop.stop)
         if self._thread is not threading.current_thread():
@@ -1215,7 +1275,7 @@ class _Ranges(_Reading):
             if result is None:
                 return b""
             with self._speaking():
-                content = await result.bytes_async()
+                content = await _owed(result.bytes_async())
             size = self.meta.size_bytes
             assert size is not None
             if len(content) != min(count, size - start):
@@ -1237,7 +1297,7 @@ class _Ranges(_Reading):
             options["if_match"] = condition
         try:
             with self._speaking():
-                result = await obstore.get_async(reader, self._key, options=options)  # type: ignore[arg-type]  # a TypedDict made in steps
+                result = await _owed(obstore.get_async(reader, self._key, options=options))  # type: ignore[arg-type]  # a TypedDict made in steps
         except StoreError as error:
             if error.http_status == 416 and pinned is None:
                 return await self._empty(reader)
@@ -1257,7 +1317,7 @@ class _Ranges(_Reading):
 
         options = {} if self._if_match is None else {"if_match": self._if_match}
         with self._speaking():
-            result = await obstore.get_async(reader, self._key, options=options)  # type: ignore[arg-type]  # as above
+            result = await _owed(obstore.get_async(reader, self._key, options=options))  # type: ignore[arg-type]  # as above
         meta = _obstore_meta(self._key, result.meta)
         size = meta.size_bytes or 0
         if size < self._start:

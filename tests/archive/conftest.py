@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trees import Place
+from trees import Place, open_descriptors
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     """The place, checked afterwards: nothing outside it changed, nothing was left open, no thread runs."""
     place = Place(tmp_path)
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     threads = threading.active_count()
     yield place
     place.assert_outside_untouched()
-    assert set(os.listdir("/proc/self/fd")) <= before
+    assert open_descriptors() <= before
     assert threading.active_count() <= threads

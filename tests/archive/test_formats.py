@@ -155,7 +155,9 @@ def test_a_zstd_window_beyond_the_limit_is_unsupported():
 
 def test_an_xz_dictionary_beyond_the_limit_is_unsupported():
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 512 << 20, "preset": 0}]
-    stream = bytearray(lzma.compress(b"x" * 1000, format=lzma.FORMAT_XZ, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9}]))
+    stream = bytearray(
+        lzma.compress(b"x" * 1000, format=lzma.FORMAT_XZ, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9}])
+    )
     # Writing such a stream takes gigabytes, so its dictionary size (and the header's checksum) are set by hand.
     import zlib
 
@@ -163,7 +165,9 @@ def test_an_xz_dictionary_beyond_the_limit_is_unsupported():
     stream[at] = 34  # 512 MiB
     header = 12
     length = (stream[header] + 1) * 4
-    stream[header + length - 4 : header + length] = zlib.crc32(stream[header : header + length - 4]).to_bytes(4, "little")
+    stream[header + length - 4 : header + length] = zlib.crc32(stream[header : header + length - 4]).to_bytes(
+        4, "little"
+    )
     assert filters[0]["dict_size"] == 512 << 20
     with pytest.raises(UnsupportedArchive, match="more than 256 MiB of memory"):
         expand(bytes(stream), "xz")
@@ -173,7 +177,9 @@ def test_an_xz_dictionary_beyond_the_limit_is_unsupported():
 def test_levels_outside_the_scale_are_refused(compression):
     allowed = LEVELS[compression]
     for level in (allowed[0] - 1, allowed[-1] + 1):
-        with pytest.raises(ValueError, match=f"{compression} has the levels {allowed[0]} to {allowed[-1]}, not {level}"):
+        with pytest.raises(
+            ValueError, match=f"{compression} has the levels {allowed[0]} to {allowed[-1]}, not {level}"
+        ):
             compress([b""], compression, level=level)
     packed = b"".join(compress([b"x" * 1000], compression, level=allowed[0]))
     assert OPEN[compression](packed) == b"x" * 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -18,13 +19,12 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trees import Place, snapshot
 
 from artifacts.archive.unpack import unpack, write_file
 from artifacts.errors import ArchiveError, CorruptArchive, DiskError, LimitExceeded, UnsafeMember, UnsupportedArchive
-from artifacts.limits import Budget, Limits
+from artifacts.limits import Budget
 from creds.store import Buffer
-
-from trees import Place, snapshot
 
 FILE, FOLDER, LINK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 
@@ -46,8 +46,7 @@ def fill(root: Path) -> None:
     (root / "large").write_bytes(random.Random(2).randbytes(300_001))
     (root / "name with spaces\nand a newline").write_bytes(b"1")
     (root / "ümläut-名前").write_bytes(b"2")
-    with open(os.fsencode(root) + b"/not-utf8-\xff\xfe", "wb") as file:
-        file.write(b"3")
+    (root / "not-utf8-\udcff\udcfe").write_bytes(b"3")
     (root / "script.sh").write_bytes(b"#!/bin/sh\n")
     (root / "script.sh").chmod(0o755)
     (root / "private").write_bytes(b"4")
@@ -158,7 +157,7 @@ def test_sparse_files_in_every_format(place, version, tmp_path):
     assert (place.root / "sparse").read_bytes() == expected
     assert (place.root / "zz-after").read_bytes() == b"after"
     assert done.unpacked_bytes == 7_000_006
-    assert os.stat(place.root / "sparse").st_blocks * 512 < 3_000_000
+    assert (place.root / "sparse").stat().st_blocks * 512 < 3_000_000
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
@@ -255,14 +254,18 @@ def test_the_later_of_two_members_with_one_name_stands(place):
 
 
 def test_an_old_style_folder_is_a_file_with_a_slash(place):
-    archive = bytearray(made((member("old/", tarfile.AREGTYPE), b""), format_=tarfile.USTAR_FORMAT))
-    if archive[156:157] != b"\0" or not archive[:5] == b"old/\0":
-        archive[:512] = header(b"old/", b"\0")
-    place.unpack(bytes(archive))
-    assert place.tree()["old"][0] == FOLDER
+    place.unpack(header(b"old/", b"\0") + header(b"new/", b"0", magic=b"") + END)
+    assert {path: facts[0] for path, facts in place.tree().items()} == {"old": FOLDER, "new": FOLDER}
 
 
-def header(name: bytes, kind: bytes, size: bytes = b"00000000000\0", mtime: bytes = b"00000000000\0", link: bytes = b"", magic: bytes = b"ustar\x0000") -> bytes:
+def header(
+    name: bytes,
+    kind: bytes,
+    size: bytes = b"00000000000\0",
+    mtime: bytes = b"00000000000\0",
+    link: bytes = b"",
+    magic: bytes = b"ustar\x0000",
+) -> bytes:
     """A header by hand, its checksum right."""
     block = bytearray(512)
     block[: len(name)] = name
@@ -295,7 +298,9 @@ def test_sizes_in_base_256(place):
 
 
 def test_fields_padded_with_spaces(place):
-    place.unpack(header(b"f", b"0", size=b"          3 ", mtime=b" 14514711200"[:11] + b"\0") + b"abc".ljust(512, b"\0") + END)
+    place.unpack(
+        header(b"f", b"0", size=b"          3 ", mtime=b" 14514711200"[:11] + b"\0") + b"abc".ljust(512, b"\0") + END
+    )
     assert (place.root / "f").read_bytes() == b"abc"
 
 
@@ -551,9 +556,9 @@ def test_a_nul_in_a_zip_name_is_refused(place):
 
 def test_the_copy_of_a_zip_stays_within_the_budget_and_is_then_free(place):
     archive = zipped({"f": b"x" * 1000}, zipfile.ZIP_STORED)
-    with pytest.raises(LimitExceeded, match="more than 1100 bytes"):
-        place.unpack(archive + b"", "a.zip", budget=Budget(max_bytes=1100))
-    assert len(archive) > 1100
+    with pytest.raises(LimitExceeded, match="more than 1050 bytes"):
+        place.unpack(archive, "a.zip", budget=Budget(max_bytes=1050))
+    assert len(archive) > 1050
     budget = Budget(max_bytes=2000)
     place.unpack(archive, "a.zip", budget=budget)
     budget.take_bytes(1000)
@@ -587,10 +592,8 @@ def test_damaged_archives_only_ever_raise_what_is_promised(tmp_path_factory, dat
                 archive[at + 148 : at + 156] = b"%06o\0 " % sum(archive[at : at + 512])
     archive = archive[: data.draw(st.integers(len(archive) - 100, len(archive)))]
     place = Place(tmp_path_factory.mktemp("fuzz"))
-    try:
+    with contextlib.suppress(ArchiveError, LimitExceeded, DiskError):
         place.unpack(bytes(archive), "x")
-    except (ArchiveError, LimitExceeded, DiskError):
-        pass
     place.assert_outside_untouched()
 
 

@@ -13,19 +13,22 @@ from artifacts.limits import Budget, Limits
 def snapshot(root: Path) -> dict[str, tuple]:
     """Path to (kind, mode, mtime in ns, content or target) of everything beneath a folder."""
     found = {}
-    for folder, folders, files in os.walk(os.fsencode(root)):
-        for name in folders + files:
-            path = os.path.join(folder, name)
-            status = os.lstat(path)
-            kind = stat.S_IFMT(status.st_mode)
-            if kind == stat.S_IFREG:
-                with open(path, "rb") as file:
-                    content = file.read()
-            else:
-                content = os.readlink(path) if kind == stat.S_IFLNK else b""
-            mode = 0o777 if kind == stat.S_IFLNK else status.st_mode & 0o7777
-            found[os.fsdecode(os.path.relpath(path, os.fsencode(root)))] = (kind, mode, status.st_mtime_ns, content)
+    for path in root.rglob("*"):
+        status = path.lstat()
+        kind = stat.S_IFMT(status.st_mode)
+        content = b""
+        if kind == stat.S_IFREG:
+            content = path.read_bytes()
+        elif kind == stat.S_IFLNK:
+            content = os.fsencode(path.readlink())
+        mode = 0o777 if kind == stat.S_IFLNK else status.st_mode & 0o7777
+        found[str(path.relative_to(root))] = (kind, mode, status.st_mtime_ns, content)
     return found
+
+
+def open_descriptors() -> set[str]:
+    """The numbers of this process's open descriptors."""
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 class Place:
@@ -40,10 +43,18 @@ class Place:
         self.outside = self._outside()
 
     def _outside(self) -> dict[str, tuple]:
-        return {path: facts[:2] + facts[3:] for path, facts in snapshot(self.base).items() if not path.startswith("into")}
+        return {
+            path: facts[:2] + facts[3:] for path, facts in snapshot(self.base).items() if not path.startswith("into")
+        }
 
     def unpack(
-        self, archive: bytes, name: str = "a.tar", *, step: int = 1 << 16, budget: Budget | None = None, size: int | None = None
+        self,
+        archive: bytes,
+        name: str = "a.tar",
+        *,
+        step: int = 1 << 16,
+        budget: Budget | None = None,
+        size: int | None = None,
     ) -> Unpacked:
         descriptor = os.open(self.root, os.O_DIRECTORY)
         try:
@@ -60,5 +71,3 @@ class Place:
 
     def assert_outside_untouched(self) -> None:
         assert self.outside == self._outside()
-
-

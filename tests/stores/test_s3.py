@@ -195,6 +195,25 @@ assert "botocore" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("ending", ["store.close()", "pass", "reading = store.open('light'); next(iter(reading))"])
+def test_a_program_that_ends_at_once(seaweed: servers.S3Server, ending: str) -> None:
+    # obstore's threads must not find the interpreter gone: that aborted one short program in three.
+    seaweed.client().put_object(Bucket="data", Key="light", Body=bytes(3 << 20))
+    code = f"""
+from creds.keys import AwsKeys
+from creds.store import StoreOptions
+from creds.stores.s3 import S3Store
+keys = AwsKeys(access_key={servers.READER.access_key!r}, secret_key={servers.READER.secret_key!r})
+store = S3Store("data", endpoint_url={seaweed.endpoint_url!r}, region="us-east-1", provider=lambda: keys,
+                options=StoreOptions(part_bytes=1 << 20), on_aws=False, addressing="path", checksums=False)
+with store.open("light") as reading:
+    next(iter(reading))
+{ending}
+"""
+    ended = [subprocess.run([sys.executable, "-c", code], capture_output=True) for _ in range(6)]
+    assert [(each.returncode, each.stderr) for each in ended] == [(0, b"")] * 6
+
+
 def test_guard(seaweed: servers.S3Server, bucket: str) -> None:
     # The guard is called once, before the first connection; what it raises is raised, each time until it passes.
     calls = 0

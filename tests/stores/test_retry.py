@@ -1,0 +1,174 @@
+"""The retry loop, with a clock and a die of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from creds.errors import Cancelled, ObjectNotFound, StoreUnavailable, ToolkitError, Unauthenticated
+from creds.retry import Schedule, run, run_async
+from creds.store import Cancel, Retries, Retry
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def failing(times: int, error: ToolkitError) -> Any:
+    """Work that fails so often, then returns how often it was tried."""
+    tries = 0
+
+    def work() -> int:
+        nonlocal tries
+        tries += 1
+        if tries <= times:
+            raise error
+        return tries
+
+    return work
+
+
+def quick(attempts: int = 6, **more: Any) -> Schedule:
+    return Schedule("op", Retries(attempts=attempts, first_wait_seconds=0.0), **more)
+
+
+def test_waits_double_up_to_the_bound() -> None:
+    # The bound of each wait doubles from the first to the longest; jitter takes all of it, or none.
+    retries = Retries(attempts=8, for_seconds=1000, first_wait_seconds=0.5, max_wait_seconds=6)
+    error = StoreUnavailable("down")
+    whole = Schedule("op", retries, clock=Clock(), random=lambda: 1.0)
+    assert [whole.wait_seconds(error) for _ in range(7)] == [0.5, 1, 2, 4, 6, 6, 6]
+    none = Schedule("op", retries, clock=Clock(), random=lambda: 0.0)
+    assert [none.wait_seconds(error) for _ in range(7)] == [0.0] * 7
+
+
+def test_attempts_are_capped() -> None:
+    # The last error is raised as it is, after so many tries in all.
+    error = StoreUnavailable("down")
+    work = failing(99, error)
+    with pytest.raises(StoreUnavailable) as caught:
+        run(work, quick(attempts=3))
+    assert caught.value is error
+    with pytest.raises(StoreUnavailable):
+        run(work, quick(attempts=1))
+    assert run(failing(2, error), quick(attempts=3)) == 3
+
+
+def test_time_is_capped() -> None:
+    # No try starts later than for_seconds after the first, whatever is left of the attempts.
+    clock = Clock()
+    schedule = Schedule(
+        "op",
+        Retries(attempts=99, for_seconds=10, first_wait_seconds=4, max_wait_seconds=4),
+        clock=clock,
+        random=lambda: 1.0,
+    )
+    error = StoreUnavailable("down")
+    for _ in range(2):
+        clock.now += schedule.wait_seconds(error)
+    with pytest.raises(StoreUnavailable):
+        schedule.wait_seconds(error)
+
+
+def test_retry_after_is_obeyed_up_to_the_bound() -> None:
+    # A server's wish lengthens the wait, never shortens it, and never beyond the bound.
+    retries = Retries(for_seconds=1000, first_wait_seconds=1, max_wait_seconds=8)
+    for asked, expected in ((5.0, 5.0), (0.1, 1.0), (3600.0, 8.0)):
+        error = StoreUnavailable("busy")
+        error.retry_after_seconds = asked
+        assert Schedule("op", retries, random=lambda: 1.0).wait_seconds(error) == expected
+
+
+@pytest.mark.parametrize("error", [ObjectNotFound("no"), Cancelled("stop"), ValueError("a bug")])
+def test_what_is_not_retried(error: Exception) -> None:
+    # Answers that will not change, stopped work and what is no toolkit error end at the first try.
+    tries = 0
+
+    def work() -> None:
+        nonlocal tries
+        tries += 1
+        raise error
+
+    with pytest.raises(type(error)):
+        run(work, quick())
+    assert tries == 1
+
+
+def test_on_retry_is_told_before_each_wait() -> None:
+    # The callback has the operation, the number of the failed try, the wait and the reason.
+    told: list[Retry] = []
+    error = StoreUnavailable("down")
+    schedule = Schedule("open", Retries(first_wait_seconds=0.002), on_retry=told.append, random=lambda: 0.5)
+    assert run(failing(2, error), schedule) == 3
+    assert [(r.op, r.attempt, r.wait_seconds, r.error) for r in told] == [
+        ("open", 1, 0.001, error),
+        ("open", 2, 0.002, error),
+    ]
+
+
+def test_cancel_ends_a_wait() -> None:
+    # A wait of an hour ends when the work is stopped; stopped before, nothing is tried.
+    cancel = Cancel()
+    retries = Retries(for_seconds=9999, first_wait_seconds=3600, max_wait_seconds=3600)
+    waiting = Schedule(
+        "op", retries, on_retry=lambda _: threading.Timer(0.05, cancel.cancel).start(), random=lambda: 1.0
+    )
+    with pytest.raises(Cancelled):
+        run(failing(99, StoreUnavailable("down")), waiting, cancel=cancel)
+    tried: list[int] = []
+    with pytest.raises(Cancelled):
+        run(lambda: tried.append(1), quick(), cancel=cancel)
+    assert tried == []
+
+
+def test_refresh_is_asked_once() -> None:
+    # Refused keys that were replaced give one more try at once, not counted; a second refusal stands.
+    asked: list[ToolkitError] = []
+
+    def refresh(error: ToolkitError) -> bool:
+        asked.append(error)
+        return True
+
+    error = Unauthenticated("expired")
+    assert run(failing(1, error), quick(attempts=1), refresh=refresh) == 2
+    with pytest.raises(Unauthenticated):
+        run(failing(2, error), quick(), refresh=refresh)
+    assert asked == [error, error]
+    with pytest.raises(Unauthenticated):
+        run(failing(1, error), quick(), refresh=lambda _: False)
+    asked.clear()
+    assert run(failing(1, StoreUnavailable("down")), quick(), refresh=refresh) == 2
+    assert asked == []
+
+
+def test_the_async_loop_is_the_same() -> None:
+    # Coroutines share the schedule and the refresh; cancelling the task ends the wait.
+    def coroutine(work: Any) -> Any:
+        async def once() -> Any:
+            return work()
+
+        return once
+
+    async def tests() -> None:
+        down, expired = StoreUnavailable("down"), Unauthenticated("expired")
+        assert await run_async(coroutine(failing(2, down)), quick()) == 3
+        assert await run_async(coroutine(failing(1, expired)), quick(), refresh=lambda _: True) == 2
+        with pytest.raises(Unauthenticated):
+            await run_async(coroutine(failing(2, expired)), quick(), refresh=lambda _: True)
+        with pytest.raises(StoreUnavailable):
+            await run_async(coroutine(failing(9, down)), quick(attempts=2))
+        slow = Schedule("op", Retries(for_seconds=9999, first_wait_seconds=3600, max_wait_seconds=3600))
+        task = asyncio.create_task(run_async(coroutine(failing(9, down)), slow))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(tests())
