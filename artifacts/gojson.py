@@ -333,20 +333,20 @@ def _settle_untyped(box: Any, place: Any, value: Any) -> int:
         How many names are in it.
     """
     kind = type(value)
-    if kind is int:
-        try:
-            box[place] = float(value)
-        except OverflowError:
-            raise _GiveUp from None
-    elif kind is float:
-        if value - value:  # not finite: the compiled parser takes NaN, Infinity and overflow
-            raise _GiveUp
-    elif kind is dict:
+    if kind is dict:
         names = len(value)
         for name, inner in value.items():
             if type(inner) is not str:
                 names += _settle_untyped(value, name, inner)
         return names
+    if kind is float:
+        if value - value:  # not finite: the compiled parser takes NaN, Infinity and overflow
+            raise _GiveUp
+    elif kind is int:
+        try:
+            box[place] = float(value)
+        except OverflowError:
+            raise _GiveUp from None
     elif kind is list:
         return sum([_settle_untyped(value, index, inner) for index, inner in enumerate(value)])
     return 0
@@ -596,6 +596,9 @@ class _Strings(_Kind):
         if not isinstance(value, (list, tuple)):
             raise TypeError("not a list of strings")
         return f"[{','.join(map(quote, value))}]"
+
+    def code(self, value: str, write: str) -> str:
+        return f"""('[' + ','.join(map(quote, v)) + ']' if {value}.__class__ is list else {write}(v))"""
 
 
 class _StringMap(_Kind):
@@ -868,7 +871,7 @@ class Struct:
             How many names are in their values.
         """
         names = 0
-        extra = instance.__pydantic_extra__ or {}
+        extra: dict[str, Any] = instance.__pydantic_extra__ or {}
         instance.__pydantic_fields_set__.difference_update(extra)
         for name, value in extra.items():
             if name not in self._unread:
@@ -878,6 +881,7 @@ class Struct:
                     self._unread.add(name)
             if type(value) is not str:
                 names += _settle_untyped(extra, name, value)
+        extra.clear()
         return names
 
     # writing
@@ -910,14 +914,13 @@ def _settler(struct: Struct) -> Callable[[Any], int]:
     scope: dict[str, Any] = {
         "settle_unknown": struct.settle_unknown,
         "settle_untyped": _settle_untyped,
-        "set_extra": _set_extra,
     }
     lines = ""
     for number, field in enumerate(struct.fields):
         attr = f'"{field.attr}"'
         if isinstance(field.kind, _Untyped):
             lines += f"""
-    if (v := values[{attr}]) is not None and v.__class__ is not str:
+    if (v := values[{attr}]) is not None and (kind := v.__class__) is not str and kind is not bool:
         names += settle_untyped(values, {attr}, v)"""
         elif field.kind.settle:
             scope[f"settle{number}"] = field.kind.settle
@@ -929,7 +932,6 @@ def settle(instance):
     names = len(instance.__pydantic_fields_set__)
     if instance.__pydantic_extra__:
         names += settle_unknown(instance)
-    set_extra(instance, None)
     values = instance.__dict__{lines}
     return names
 """
@@ -959,7 +961,7 @@ def _writer(struct: Struct) -> Callable[[Any], str]:
         if field.absent is not None:
             pieces += f"{{'' if (v := {value}) == {field.absent} else ',{name}' + write{number}(v)}}"
         elif field.kind.nil:
-            pieces += f",{name}{{'null' if (v := {value}) is None else write{number}(v)}}"
+            pieces += f",{name}{{'null' if (v := {value}) is None else {field.kind.code('v', f'write{number}')}}}"
         else:
             pieces += f",{name}{{{field.kind.code(value, f'write{number}')}}}"
     source = f"""
@@ -968,7 +970,7 @@ def write(instance):
         is_no(model)
     values = instance.__dict__
     text = f'''{{{{{pieces.removeprefix(",")}}}}}'''
-    return text if instance.__pydantic_extra__ is None else and_unknown(text, instance)
+    return and_unknown(text, instance) if instance.__pydantic_extra__ else text
 """
     return _compiled(source, scope, "write")
 
@@ -997,6 +999,14 @@ def _bounds(info: FieldInfo) -> tuple[int, int]:
 # some strings besides; so a parser that met as many different names as that met no name twice.
 _SPACED_COLON: Final = re.compile(rb":(?<=[ \t\n\r]:)")
 _NEGATIVE_ZERO: Final = re.compile(rb"-0[\s,\]}]")  # the compiled parser loses the sign of an integer
+
+
+def _as_bytes(data: Any) -> bytes:
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise TypeError(f"a document is bytes or str, not {type(data).__name__}")
 
 
 class Codec(Generic[Model]):
@@ -1031,11 +1041,9 @@ class Codec(Generic[Model]):
         Raises:
             RequestError: not JSON, or not of the structs' types; names every place, never a value.
         """
-        if not isinstance(data, (bytes, str, bytearray, memoryview)):
-            raise TypeError(f"a document is bytes or str, not {type(data).__name__}")
         if not keep_unknown:
             try:
-                return self.fast(data.encode() if isinstance(data, str) else bytes(data)), ()
+                return self.fast(data if data.__class__ is bytes else _as_bytes(data)), ()
             except (_GiveUp, UnicodeEncodeError):
                 pass
         return self.exact(data, keep_unknown=keep_unknown)
@@ -1056,7 +1064,7 @@ class Codec(Generic[Model]):
 
     def exact(self, data: bytes | str, *, keep_unknown: bool = False) -> tuple[Model, tuple[str, ...]]:
         """Read any document, as :meth:`decode`, without the fast way."""
-        text = _HALVES.sub("\ufffd", data) if isinstance(data, str) else bytes(data).decode("utf-8", "gojson.read")
+        text = _HALVES.sub("\ufffd", data) if isinstance(data, str) else _as_bytes(data).decode("utf-8", "gojson.read")
         exact = _Exact(keep_unknown=keep_unknown)
         draft = self._root.merge(_Syntax(text).document(), None, "", exact)
         if exact.problems:

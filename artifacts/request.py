@@ -26,6 +26,12 @@ class _Document(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, extra="forbid", hide_input_in_errors=True)
 
+    def __eq__(self, other: object) -> bool:
+        # As pydantic has it, but that no unknown fields and none at all are the same.
+        if not isinstance(other, BaseModel) or type(self) is not type(other):
+            return NotImplemented
+        return self.__dict__ == other.__dict__ and (self.__pydantic_extra__ or {}) == (other.__pydantic_extra__ or {})
+
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         # Anything may be in an untyped field and in the values of an environment: keys, tokens, whole sessions.
         shown: list[tuple[str | None, Any]] = []

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -402,34 +403,35 @@ def test_an_artifact_that_cannot_be_staged(bench, name):
     assert bench.keys() == ([case.key] if case.content is not None else [])
 
 
-def test_nobody_listens(bench):
-    """A refused connection is retried, then transient: 75, and the receipt says that a retry is worth it."""
-    port = servers.free_port()
-    result = bench.through(f"http://127.0.0.1:{port}").stage(
-        bench.request({"a": {**bench.artifact("k.tar"), "qualified": f"s3://127.0.0.1:{port}/{bench.bucket}/k.tar"}}),
-        "--json",
-    )
-    assert result.code == 75
-    error = result.error("a")
-    assert (error["code"], error["retryable"]) == ("unavailable", True)
-    assert error["message"] == f"open s3://127.0.0.1:{port}/{bench.bucket}/k.tar: cannot connect"
-    assert error["hint"] == "check that the endpoint is up and reachable"
-    assert [line.startswith("a: attempt ") for line in result.said] == [True] * (len(result.said) - 2) + [False] * 2
-    assert result.said[-2].startswith("a: failed: ")
-    assert labels(bench.job) == []
-
-
-def test_a_server_that_only_throttles(bench):
-    """503 for every request is retried, then transient: 75."""
+def test_transient_failures(bench):
+    """A refused connection and a server that only throttles: retried, each retry told, then 75 and retryable."""
     bench.put("k.tar", TAR)
     with FaultProxy(bench.server.address) as proxy:
         proxy.add(Fault(times=1000, status=503))
-        through = bench.through(proxy.url)
-        result = through.stage(through.request({"a": through.artifact("k.tar")}), "--json", "-q")
-    assert result.code == 75
-    assert (result.error("a")["http_status"], result.error("a")["server_code"]) == (503, "SlowDown")
-    assert len(proxy.requests) > 1
-    assert labels(bench.job) == []
+        begun = {}
+        for name, url in (("refused", f"http://127.0.0.1:{servers.free_port()}"), ("throttled", proxy.url)):
+            through = Bench(bench.server, bench.bucket, bench.folder / name, url)
+            through.folder.mkdir()
+            request = through.request({"a": through.artifact("k.tar")})
+            arguments = ("stage", request, "--into", through.job, "--endpoint", url, "--json")
+            begun[name] = through, start(*arguments)
+        ended = {name: finish(process) for name, (_, process) in begun.items()}
+
+    for name, result in ended.items():
+        error = result.error("a")
+        assert (result.code, result.summary["exit"]) == (75, 75)
+        assert (error["code"], error["retryable"]) == ("unavailable", True)
+        *retries, failed, closing = result.said
+        assert len(retries) > 1
+        assert all(re.match(r"a: attempt \d failed \(open s3://.*\); again in [\d.]+ s$", line) for line in retries)
+        hint = f" (hint: {error['hint']})" if error["hint"] else ""
+        assert failed == f"a: failed: {error['message']}{hint}"
+        assert closing == "error: 1 of 1 artifacts failed; exit 75"
+        assert labels(begun[name][0].job) == []
+    refused, throttled = ended["refused"].error("a"), ended["throttled"].error("a")
+    assert refused["message"] == f"open {begun['refused'][0].place('k.tar')}: cannot connect"
+    assert refused["hint"] == "check that the endpoint is up and reachable"
+    assert (throttled["http_status"], throttled["server_code"]) == (503, "SlowDown")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """A folder into a tar stream: what is there is listed first, then written, the same content always as the same bytes.
 
-Members are sorted by the bytes of their path (``data``, ``data-2``, ``data/x``), owned by nobody (0, no names), with the permission bits of their mode and
-their time in whole seconds, as ustar (POSIX.1-1988) with a pax header only where ustar cannot say it. The stream ends
-with two zero blocks and is not padded to a record. Nothing is followed: links are stored as links, and what is no file,
-folder or link is named instead.
+Members are sorted by the bytes of their path (``data``, ``data-2``, ``data/x``) and owned by nobody (0, no names), with
+the permission bits of their mode and their time in whole seconds, as ustar (POSIX.1-1988) with a pax header only where
+ustar cannot say it. The stream ends with two zero blocks and is not padded to a record. Nothing is followed: links are
+stored as links, and what is no file, folder or link is named instead.
 """
 
 from __future__ import annotations
@@ -226,24 +226,24 @@ class Packing:
                 if entry.kind != "file":
                     if entry.kind == "link" and leaves(entry.path, entry.target):
                         self._warn("link-leaves", entry)
-                    header = _header(entry)
-                    parts.append(header)
-                    held += len(header)
-                else:
-                    descriptor = self._open(folders, entry)
-                    if descriptor is None:
-                        continue
+                    parts.append(_header(entry))
+                    held += BLOCK_BYTES
+                elif (descriptor := self._open(folders, entry)) is not None:
                     try:
-                        for piece in self._read(descriptor, entry):
-                            # Whole pieces of large files go out as they were read; all else is gathered.
-                            if len(piece) >= YIELD_BYTES:
-                                if parts:
-                                    yield b"".join(parts)
-                                    parts, held = [], 0
-                                yield piece
-                            else:
-                                parts.append(piece)
-                                held += len(piece)
+                        if entry.size_bytes < YIELD_BYTES:
+                            parts += self._small(descriptor, entry)
+                            held += BLOCK_BYTES + entry.size_bytes
+                        else:
+                            # What a large file holds goes out as it was read; all else is gathered.
+                            for piece in self._large(descriptor, entry):
+                                if len(piece) >= YIELD_BYTES:
+                                    if parts:
+                                        yield b"".join(parts)
+                                        parts, held = [], 0
+                                    yield piece
+                                else:
+                                    parts.append(piece)
+                                    held += len(piece)
                     finally:
                         os.close(descriptor)
                 if held >= YIELD_BYTES:
@@ -267,32 +267,52 @@ class Packing:
             raise DiskError.of("read", _shown(entry.path), error) from error
         return descriptor
 
-    def _read(self, descriptor: int, entry: Entry) -> Iterator[bytes]:
-        """The member: header, content of exactly the announced size, padding."""
+    def _small(self, descriptor: int, entry: Entry) -> tuple[bytes, ...]:
+        """A member that is read at once; nothing when it is no file any more."""
         size = entry.size_bytes
-        left = size
+        try:
+            content = os.read(descriptor, size) if size else b""
+            while len(content) < size and (more := os.read(descriptor, size - len(content))):
+                content += more
+            status = os.fstat(descriptor)
+        except OSError as error:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a folder, or a FIFO with nothing in it
+                self._warn("vanished", entry)
+                return ()
+            raise DiskError.of("read", _shown(entry.path), error) from error
+        if not stat.S_ISREG(status.st_mode):
+            self._warn("vanished", entry)
+            return ()
+        if len(content) < size or not _same(status, entry):
+            self._warn("changed", entry)
+        return _header(entry), content.ljust(size + -size % BLOCK_BYTES, b"\0")
+
+    def _large(self, descriptor: int, entry: Entry) -> Iterator[bytes]:
+        """A member in pieces: header, content of exactly the announced size, padding."""
+        size = left = entry.size_bytes
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 self._warn("vanished", entry)
                 return
             yield _header(entry)
-            while left:
-                piece = os.read(descriptor, min(left, READ_BYTES))
-                if not piece:
-                    break
+            while left and (piece := os.read(descriptor, min(left, READ_BYTES))):
                 left -= len(piece)
                 yield piece
             status = os.fstat(descriptor)
         except OSError as error:
             raise DiskError.of("read", _shown(entry.path), error) from error
-        if left or (status.st_size, status.st_mtime_ns, status.st_ino) != (size, entry.mtime_ns, entry.inode):
+        if left or not _same(status, entry):
             self._warn("changed", entry)
         while left:
             step = min(left, READ_BYTES)
             left -= step
             yield bytes(step)
-        if size % BLOCK_BYTES:
-            yield bytes(-size % BLOCK_BYTES)
+        yield bytes(-size % BLOCK_BYTES)
+
+
+def _same(status: os.stat_result, entry: Entry) -> bool:
+    """Whether a file that was read is still the one that was scanned."""
+    return (status.st_size, status.st_mtime_ns, status.st_ino) == (entry.size_bytes, entry.mtime_ns, entry.inode)
 
 
 # Headers

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import calendar
+import io
 import lzma
 import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from artifacts.archive.formats import CHUNK_BYTES
 from artifacts.archive.tree import Stream, Tree, shown
 from artifacts.errors import CorruptArchive, DiskError, UnsafeMember, UnsupportedArchive
+
+MAX_DIRECTORY_BYTES: Final = 64 << 20  # some 600,000 members
 
 _SECOND = 1_000_000_000
 _UTF8_NAME, _ENCRYPTED, _PATCH, _STRONG, _MASKED = 0x800, 0x1, 0x20, 0x40, 0x2000
@@ -27,13 +30,28 @@ def unzip(file: IO[bytes], tree: Tree) -> None:
         CorruptArchive, UnsafeMember, UnsupportedArchive, LimitExceeded, DiskError: see ``unpack``.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with _Bounded(file.fileno()) as bounded, zipfile.ZipFile(bounded) as archive:
             for entry in archive.infolist():
                 _zip_member(archive, entry, tree)
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError) as error:
         raise CorruptArchive(f"the zip is corrupt: {error}") from error
     except NotImplementedError as error:
         raise UnsupportedArchive(f"the zip uses what is not read here: {error}") from error
+
+
+class _Bounded(io.FileIO):
+    """The file as ``zipfile`` reads it: its directory is read at once, and takes ten times its size as objects."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "rb", closefd=False)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise UnsupportedArchive(
+                f"the zip has a directory of {size} bytes; at most {MAX_DIRECTORY_BYTES} are read",
+                hint="pack it as a tar",
+            )
+        return super().read(size)
 
 
 def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, tree: Tree) -> None:

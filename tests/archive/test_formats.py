@@ -263,9 +263,13 @@ def test_a_reader_that_stops_ends_an_endless_source_and_closes_it_in_its_own_thr
         finally:
             closed.append(threading.current_thread().name)
 
-    with pytest.raises(KeyError), in_thread(source(), depth=1) as items:
-        assert next(items) == b"x"
-        raise KeyError("reader")
+    def read():
+        with in_thread(source(), depth=1) as items:
+            assert next(items) == b"x"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        read()
     assert closed == ["in_thread"]
 
 

@@ -506,6 +506,13 @@ def test_an_empty_zip(place):
     assert place.names() == set()
 
 
+def test_a_zip_whose_directory_is_too_large_to_hold_is_unsupported(place, monkeypatch):
+    archive = zipped({str(number): b"" for number in range(30)})
+    monkeypatch.setattr("artifacts.archive.unzip.MAX_DIRECTORY_BYTES", 1000)
+    with pytest.raises(UnsupportedArchive, match="a directory of 1430 bytes; at most 1000 are read"):
+        place.unpack(archive, "a.zip")
+
+
 def test_an_encrypted_zip_is_unsupported(place):
     archive = bytearray(zipped({"secret": b"x"}))
     archive[archive.index(b"PK\x01\x02") + 8] |= 1
