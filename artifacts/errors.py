@@ -139,6 +139,9 @@ class DiskError(ArtifactsError, OSError):
 _DISK_HINTS = {
     "ENOSPC": "free space or use another machine",
     "EDQUOT": "free space, raise the quota or use another machine",
+    "ENOENT": "check the path",
+    "ENOTDIR": "check the path: a part of it is no folder",
+    "EISDIR": "check the path: it is a folder",
     "EFBIG": "raise the limit of a file's size (ulimit -f) or use another machine",
     "EROFS": "use a folder that can be written to, or another machine",
     "EACCES": "give this user access to the folder, or use another one",

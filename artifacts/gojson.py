@@ -1,8 +1,8 @@
 """The wire form: byte for byte what Go's ``encoding/json`` accepts, refuses and writes for a tree of structs.
 
 The structs are pydantic models: a :class:`Codec` reads names, types, order and zero values from them once. A document
-is then read in one of two ways. The fast way takes what a compiled JSON parser made of an ordinary document, and gives
-up (:class:`_GiveUp`) on whatever it cannot prove to be ordinary: duplicate names, near misses, anything refused. The
+is then read in one of two ways. The fast way lets pydantic's compiled parser build the models, and gives up
+(:class:`_GiveUp`) on whatever it cannot prove to be ordinary: duplicate names, near misses, anything refused. The
 exact way decides all the rest: it keeps duplicates and the text of numbers, merges as Go does, and gathers what is
 wrong. Both build the same models; a property test holds them to that.
 
@@ -571,6 +571,7 @@ class _Strings(_Kind):
     """A []string. The draft is its length and its backing array, whose old elements shine through null."""
 
     nil = True
+
     def schema(self) -> core_schema.CoreSchema:
         return core_schema.list_schema(_Scalar("string", str, "", quote).nullable())
 
@@ -605,6 +606,7 @@ class _StringMap(_Kind):
     """A map[string]string."""
 
     nil = True
+
     def schema(self) -> core_schema.CoreSchema:
         return core_schema.dict_schema(core_schema.str_schema(), _Scalar("string", str, "", quote).nullable())
 
@@ -1014,8 +1016,8 @@ class Codec(Generic[Model]):
 
     Args:
         model: the root struct. Annotations are Go's types: ``str``, ``bool``, ``float``, ``int`` with ge and lt,
-            ``Secret``, ``Any``, ``list[str] | None``, ``dict[str, str] | None``, ``dict[str, Struct] | None``, a struct,
-            ``Struct | None`` for a pointer; an optional scalar is written only when it is set.
+            ``Secret``, ``Any``, ``list[str] | None``, ``dict[str, str] | None``, ``dict[str, Struct] | None``, a
+            struct, ``Struct | None`` for a pointer; an optional scalar is written only when it is set.
         meant: for hints, by struct: wrong names (lower case, no ``-`` or ``_``) to the wire name that was meant.
     """
 

@@ -12,6 +12,13 @@ FREE_SPACE = "free space"
 """The name of the limit that is this machine's, not the request's."""
 
 
+_HINTS = {
+    FREE_SPACE: "free space, lower --keep-free, or use another machine",
+    "max_bytes": "raise --max-bytes if the request may have it",
+    "resources_needed.hdd": "the experiment asked for too little: raise experiment.resources_needed.hdd",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The operator's limits on one request.
@@ -63,6 +70,7 @@ class Budget:
                 limit=self.name,
                 allowed=self.max_bytes,
                 seen=seen,
+                hint=_HINTS.get(self.name),
             )
 
     def take_members(self, count: int = 1) -> None:

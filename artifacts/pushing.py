@@ -43,7 +43,7 @@ def push(
         endpoint: where an artifact goes that has a ``bucket`` and no ``qualified``; None is AWS.
 
     Raises:
-        RequestError: an artifact to push names no bucket.
+        RequestError: an artifact to push names no bucket, or a path where nothing is.
         CredsError, DiskError, ArchiveError, Cancelled: the first failure ends the push; objects already sent stay.
     """
     completed = request.model_copy(deep=True)
@@ -54,6 +54,8 @@ def push(
     for label, artifact in (completed.experiment.artifacts or {}).items():
         if artifact.local:
             path = base / artifact.local
+            if not path.exists():
+                raise RequestError(f"experiment.artifacts.{label}.local: {path} is no file or folder")
             named_by_content = _complete(label, artifact, path, request.experiment.key, endpoint)
             sending = _Push(label, artifact, path, named_by_content)
             receipts.append(_push(sending, policy, options, report, cancel))

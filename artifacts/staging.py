@@ -60,14 +60,16 @@ class Job:
     """One artifact of a request, with everything about it decided and nothing yet done.
 
     Attributes:
-        resolved: where it lives and as whom it is reached; None when the artifact has no location.
+        resolved: where it lives and as whom it is reached; None when the artifact has no location, or an error.
+        error: why nothing can be done about it: a bad location, a credential that cannot be used, the policy.
         expect: what the object's bytes must hash to.
         warnings: what was noticed while deciding.
     """
 
     label: str
     artifact: Artifact
-    resolved: Resolved | None
+    resolved: Resolved | None = None
+    error: ToolkitError | None = None
     expect: transfer.Digest | None = None
     warnings: tuple[dict[str, str], ...] = ()
 
@@ -86,15 +88,12 @@ class Job:
 
 def plan(
     request: Request, *, policy: Policy | None = None, limits: Limits | None = None, options: StoreOptions | None = None
-) -> tuple[list[Job], dict[str, ToolkitError]]:
-    """Decide everything about a request's artifacts that can be decided without a connection.
-
-    Returns:
-        The jobs in the request's order, and by label what makes one impossible (a bad location, a credential that
-        cannot be used, the policy).
+) -> list[Job]:
+    """Decide everything about a request's artifacts that can be decided without a connection, in the request's order.
 
     Raises:
-        RequestError: a label is no file name, or two mutable artifacts have one location.
+        RequestError: a label is no file name, two mutable artifacts have one location, or the size the experiment
+            needs cannot be read.
         LimitExceeded: more artifacts than ``limits.max_artifacts``.
     """
     limits = limits or Limits()
@@ -113,16 +112,34 @@ def plan(
     ]
     if problems:
         raise RequestError(problems)
+    needed_bytes(request)
     options = replace(options or StoreOptions(), request_env=request.config.env or {})
     jobs: list[Job] = []
-    failures: dict[str, ToolkitError] = {}
     for label, artifact in artifacts.items():
         try:
             jobs.append(_job(label, artifact, options, policy))
         except ToolkitError as error:
-            failures[label] = error
+            jobs.append(Job(label=label, artifact=artifact, error=error))
     _refuse_shared(jobs)
-    return jobs, failures
+    return jobs
+
+
+def needed_bytes(request: Request) -> int | None:
+    """The disk the experiment asked for, in bytes; None when it did not say.
+
+    Raises:
+        RequestError: it is no size.
+    """
+    hdd = request.experiment.resources_needed.hdd
+    if not hdd:
+        return None
+    try:
+        return parse_size(hdd)
+    except RequestError as error:
+        raise RequestError(
+            [f"experiment.resources_needed.hdd: {problem}" for problem in error.problems],
+            hint='write a size such as "6gb" or "2GiB"',
+        ) from error
 
 
 def _label_problem(label: str) -> str | None:
@@ -142,7 +159,7 @@ def _job(label: str, artifact: Artifact, options: StoreOptions, policy: Policy |
     location = Location.parse(artifact.qualified or artifact.url or "", artifact.bucket, artifact.key)
     if location is None:
         if artifact.mutable:
-            return Job(label=label, artifact=artifact, resolved=None)
+            return Job(label=label, artifact=artifact)
         raise LocationError("the artifact has no location, and is not mutable", hint="give it a qualified URL")
     resolved = resolve(location, artifact.credentials, options, policy)
     if not resolved.key.rpartition("/")[2]:
@@ -249,14 +266,20 @@ class StagingDir:
             One receipt an artifact, sorted by label.
         """
         how = _Stage(fresh=fresh, start_empty=frozenset(start_empty))
-        jobs, failures = self._plan(request)
-        if failures:
+        jobs = self._plan(request)
+        if any(job.error for job in jobs):
             # Nothing is touched, not even the folder, when a part of the request cannot be.
-            receipts = self._refused("fetch", failures) + [self._passed("fetch", job, "skipped") for job in jobs]
-            raise _staging_error("fetch", failures, receipts)
+            self._finish(
+                "fetch",
+                {job.label: job.error for job in jobs if job.error},
+                [
+                    self._failed("fetch", job, job.error) if job.error else self._passed("fetch", job, "skipped")
+                    for job in jobs
+                ],
+            )
         with self._working(request) as work:
             budget = self._budget(request, jobs)
-            return self._all("fetch", jobs, failures, lambda job: self._stage(job, how, budget, work), work.cancel)
+            return self._side_by_side("fetch", jobs, lambda job: self._stage(job, how, budget, work), work.cancel)
 
     def upload(self, request: Request) -> tuple[Receipt, ...]:
         """Pack and upload the mutable artifacts that changed since they were staged or last uploaded.
@@ -266,14 +289,11 @@ class StagingDir:
         Returns:
             One receipt a mutable artifact, sorted by label.
         """
-        jobs, failures = self._plan(request)
-        artifacts = request.experiment.artifacts or {}
-        jobs = [job for job in jobs if job.artifact.mutable]
-        failures = {label: error for label, error in failures.items() if artifacts[label].mutable}
+        jobs = [job for job in self._plan(request) if job.artifact.mutable]
         with self._working(request) as work:
-            return self._all("upload", jobs, failures, lambda job: self._upload(job, work), work.cancel)
+            return self._side_by_side("upload", jobs, lambda job: self._upload(job, work), work.cancel)
 
-    def _plan(self, request: Request) -> tuple[list[Job], dict[str, ToolkitError]]:
+    def _plan(self, request: Request) -> list[Job]:
         self._report.experiment = request.experiment.key
         return plan(request, policy=self.policy, limits=self.limits, options=self.options)
 
@@ -288,39 +308,12 @@ class StagingDir:
         with _Stores(self._open, options, self.policy) as stores, self.cancel.child() as cancel:
             yield _Work(stores=stores, cancel=cancel)
 
-    def _all(
-        self,
-        op: str,
-        jobs: list[Job],
-        failures: dict[str, ToolkitError],
-        work: Callable[[Job], Receipt],
-        cancel: Cancel,
-    ) -> tuple[Receipt, ...]:
-        """Do the work on every job side by side, and return or raise what became of it, sorted by label."""
-        receipts = self._refused(op, failures)
-        receipts += self._side_by_side(op, jobs, work, failures, cancel)
-        self.cancel.check()
-        if failures:
-            raise _staging_error(op, failures, receipts)
-        return tuple(sorted(receipts, key=_by_label))
-
-    def _refused(self, op: str, failures: dict[str, ToolkitError]) -> list[Receipt]:
-        """Receipts of what was decided against without a connection."""
-        return [
-            self._failed(op, Job(label=label, artifact=Artifact(), resolved=None), error)
-            for label, error in failures.items()
-        ]
-
     def _side_by_side(
-        self,
-        op: str,
-        jobs: list[Job],
-        work: Callable[[Job], Receipt],
-        failures: dict[str, ToolkitError],
-        cancel: Cancel,
-    ) -> list[Receipt]:
+        self, op: str, jobs: list[Job], work: Callable[[Job], Receipt], cancel: Cancel
+    ) -> tuple[Receipt, ...]:
         """Run the jobs in threads; on a fetch the first failure cancels the rest."""
         receipts: list[Receipt] = []
+        failures: dict[str, ToolkitError] = {}
         with ThreadPoolExecutor(max_workers=max(1, min(self.parallel, len(jobs)))) as pool:
             futures = {pool.submit(_orderly, work, job, cancel if op == "fetch" else None): job for job in jobs}
             try:
@@ -336,7 +329,20 @@ class StagingDir:
             except BaseException:
                 cancel.cancel("stopped")
                 raise
-        return receipts
+        self.cancel.check()
+        return self._finish(op, failures, receipts)
+
+    @staticmethod
+    def _finish(op: str, failures: dict[str, ToolkitError], receipts: list[Receipt]) -> tuple[Receipt, ...]:
+        """Return or raise what became of every artifact, sorted by label."""
+        done = tuple(sorted(receipts, key=lambda receipt: receipt.label))
+        if not failures:
+            return done
+        verb = "staged" if op == "fetch" else "uploaded"
+        listed = "; ".join(f"{label}: {error}" for label, error in failures.items())
+        raise StagingError(
+            f"{len(failures)} of {len(done)} artifacts not {verb}: {listed}", failures=failures, receipts=done
+        )
 
     # -- stage ---------------------------------------------------------------------------------------------------
 
@@ -441,7 +447,9 @@ class StagingDir:
             return self._passed("fetch", job, "empty", record, warnings=warnings)
         if done.verified != "none":
             self._report.emit(Verified(op="fetch", label=job.label, by=done.verified))
-        return self._receipt("fetch", job, "done", **done.facts(), warnings=(*warnings, *_below(job.label, done.warnings)))
+        return self._receipt(
+            "fetch", job, "done", **done.facts(), warnings=(*warnings, *_below(job.label, done.warnings))
+        )
 
     @staticmethod
     def _starts_empty(job: Job, how: _Stage, error: ObjectNotFound | AccessDenied) -> bool:
@@ -463,8 +471,8 @@ class StagingDir:
         already = sum(records[job.label].unpacked_bytes or 0 for job in jobs if job.label in records)
         free = free_bytes(self.root, self.keep_free_bytes)
         candidates = [(free, FREE_SPACE), (self.limits.max_bytes - already, "max_bytes")]
-        if request.experiment.resources_needed.hdd:
-            needed = parse_size(request.experiment.resources_needed.hdd)
+        needed = needed_bytes(request)
+        if needed is not None:
             candidates.append((needed - already, "resources_needed.hdd"))
         max_bytes, name = min(candidates)
         return Budget(self.limits, max_bytes=max_bytes, name=name)
@@ -491,7 +499,9 @@ class StagingDir:
             done = self._send(job, descriptor, found, record, work)
         self._put(job.label, _record(job, done, found.signature))
         skipped = [{"code": "not-stored", "path": path} for path in found.skipped]
-        return self._receipt("upload", job, "done", **done.facts(), warnings=_below(job.label, [*skipped, *done.warnings]))
+        return self._receipt(
+            "upload", job, "done", **done.facts(), warnings=_below(job.label, [*skipped, *done.warnings])
+        )
 
     def _send(self, job: Job, descriptor: int, found: Scan, record: Record, work: _Work) -> transfer.Transferred:
         assert job.resolved is not None
@@ -566,6 +576,8 @@ class StagingDir:
         common = {"path": str(self._label(job.label)), "mutable": job.artifact.mutable}
         if job.resolved is not None:
             common |= resolved_facts(job.resolved)
+        elif job.error is not None:
+            common |= {"location": getattr(job.error, "location", None), "rule": getattr(job.error, "rule", None)}
         return self._report.receipt(op, job.label, status, **(common | facts))
 
     def _passed(
@@ -646,6 +658,8 @@ def _orderly(work: Callable[[Job], Receipt], job: Job, others: Cancel | None) ->
     An operating system's refusal is this machine's failure, whichever call met it.
     """
     try:
+        if job.error is not None:
+            raise job.error
         try:
             return work(job)
         except OSError as error:
@@ -658,20 +672,6 @@ def _orderly(work: Callable[[Job], Receipt], job: Job, others: Cancel | None) ->
         if others is not None:
             others.cancel("another artifact failed")
         raise
-
-
-def _staging_error(op: str, failures: dict[str, ToolkitError], receipts: list[Receipt]) -> StagingError:
-    verb = "staged" if op == "fetch" else "uploaded"
-    listed = "; ".join(f"{label}: {error}" for label, error in failures.items())
-    return StagingError(
-        f"{len(failures)} of {len(receipts)} artifacts not {verb}: {listed}",
-        failures=failures,
-        receipts=sorted(receipts, key=_by_label),
-    )
-
-
-def _by_label(receipt: Receipt) -> str:
-    return receipt.label
 
 
 @contextlib.contextmanager

@@ -39,11 +39,7 @@ class Probe:
 
 def check_request(session: Session, request: Request, policy: Policy, options: StoreOptions) -> int:
     """Print a row (or with ``--json`` an object) for each artifact; return the exit code that staging would meet."""
-    jobs, failures = plan(request, policy=policy, options=options)
-    probes = {label: Probe(label=label, status="failed", error=error) for label, error in failures.items()}
-    for job in jobs:
-        probes[job.label] = _probe(job, session.cancel)
-    ordered = [probes[label] for label in request.experiment.artifacts or {}]
+    ordered = [_probe(job, session.cancel) for job in plan(request, policy=policy, options=options)]
     if session.as_json:
         for probe in ordered:
             print_json(json.dumps(_facts(probe, session.run, request), separators=(",", ":"), ensure_ascii=False))
@@ -53,6 +49,8 @@ def check_request(session: Session, request: Request, policy: Policy, options: S
 
 
 def _probe(job: Job, cancel: Cancel) -> Probe:
+    if job.error is not None:
+        return Probe(label=job.label, status="failed", job=job, error=job.error)
     if job.resolved is None:
         return Probe(label=job.label, status="none", job=job)
     try:
