@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from errno import errorcode
 from os import strerror
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from creds.errors import ToolkitError
 
@@ -126,6 +126,11 @@ class DiskError(ArtifactsError, OSError):
     ) -> None:
         super().__init__(message, hint=hint, retryable=retryable)
         self.errno = errno
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OSError keeps its number beside the attributes that the root's own way carries.
+        rebuild, (cls, message, state) = super().__reduce__()
+        return rebuild, (cls, message, {**state, "errno": self.errno})
 
     @classmethod
     def of(cls, operation: str, path: str, error: OSError) -> Self:

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from itertools import repeat
-from json.decoder import JSONDecodeError, scanstring
+from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # only the stubs lack it
 from json.encoder import encode_basestring
 from types import NoneType, UnionType
 from typing import Any, Final, Generic, NoReturn, TypeVar, Union, get_args, get_origin
@@ -193,8 +193,8 @@ def _plain(node: Any, number: Callable[[Number], Any]) -> Any:
                 shadowed = [shadow for _, shadow in value]
                 todo.extend(zip(repeat(shadowed), range(len(shadowed))))
         elif type(value) is list:
-            box[place] = inner = value.copy()
-            todo.extend(zip(repeat(inner), range(len(inner))))
+            box[place] = items = value.copy()
+            todo.extend(zip(repeat(items), range(len(items))))
         elif type(value) is Number:
             box[place] = number(value)
     return root[0]
@@ -367,8 +367,8 @@ class _Kind:
     """How one Go type is read and written.
 
     ``merge`` reads a node the exact way into a draft, given the draft that is there already (None: Go's zero value);
-    ``finish`` makes the value of a draft. ``schema`` is what the compiled parser reads it by, ``settle`` what is left to
-    do to that parser's value. ``write`` gives JSON text and raises TypeError, ValueError, OverflowError or KeyError for
+    ``finish`` makes the value of a draft. ``schema`` is what the compiled parser reads it by, ``settle`` what is left
+    to do to that parser's value; it returns how many names are in it. ``write`` gives JSON text and raises TypeError, ValueError, OverflowError or KeyError for
     a value it has no text for.
     """
 
@@ -542,7 +542,7 @@ class _Untyped(_Kind):
     def schema(self) -> core_schema.CoreSchema:
         return core_schema.any_schema()
 
-    def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
+    def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:  # noqa: ARG002  always replaced
         try:
             return _plain(node, Number.float64)
         except OverflowError:
@@ -610,7 +610,8 @@ class _StringMap(_Kind):
     def schema(self) -> core_schema.CoreSchema:
         return core_schema.dict_schema(core_schema.str_schema(), _Scalar("string", str, "", quote).nullable())
 
-    settle = len
+    def settle(self, value: dict[str, str]) -> int:
+        return len(value)
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         if node is None:
@@ -718,7 +719,7 @@ _set_values, _set_given, _set_extra, _set_private = (
 class _Field:
     """One field of a struct."""
 
-    def __init__(self, attr: str, info: FieldInfo, structs: dict[type, Struct]) -> None:
+    def __init__(self, attr: str, info: FieldInfo, structs: dict[type[BaseModel], Struct]) -> None:
         self.attr = attr
         self.wire = info.alias or attr
         self.kind = _kind_of(info, structs)
@@ -743,7 +744,7 @@ def _bare(name: str) -> str:
     return name.casefold().replace("_", "").replace("-", "")
 
 
-def _kind_of(info: FieldInfo, structs: dict[type, Struct]) -> _Kind:
+def _kind_of(info: FieldInfo, structs: dict[type[BaseModel], Struct]) -> _Kind:
     """The Go type that a model's field stands for."""
     annotation = info.annotation
     optional = get_origin(annotation) in (Union, UnionType)
@@ -772,7 +773,7 @@ def _kind_of(info: FieldInfo, structs: dict[type, Struct]) -> _Kind:
 class Struct:
     """One Go struct, by its model."""
 
-    def __init__(self, model: type[BaseModel], structs: dict[type, Struct]) -> None:
+    def __init__(self, model: type[BaseModel], structs: dict[type[BaseModel], Struct]) -> None:
         structs[model] = self
         self.shared: BaseModel | None = None
         self.model = model
@@ -862,8 +863,9 @@ class Struct:
         for field in self.fields:
             # Only the usual ways to write a name: with any other the document is not ordinary.
             names = dict.fromkeys((field.wire, field.wire.lower(), field.wire.upper(), field.wire.capitalize()))
+            paths: list[list[str | int]] = [[name] for name in names]
             schema = core_schema.with_default_schema(field.kind.nullable(), **field.kind.zero())
-            fields[field.attr] = core_schema.model_field(schema, validation_alias=[[name] for name in names])
+            fields[field.attr] = core_schema.model_field(schema, validation_alias=paths)
         return core_schema.model_schema(self.model, core_schema.model_fields_schema(fields, extra_behavior="allow"))
 
     def settle_unknown(self, instance: BaseModel) -> int:
@@ -987,7 +989,7 @@ def _and_unknown(text: str, instance: BaseModel) -> str:
     return f"{text[:-1]}{',' if unknown and text != '{}' else ''}{unknown}}}"
 
 
-def _struct(model: type[BaseModel], structs: dict[type, Struct]) -> Struct:
+def _struct(model: type[BaseModel], structs: dict[type[BaseModel], Struct]) -> Struct:
     return structs.get(model) or Struct(model, structs)
 
 
@@ -1021,11 +1023,11 @@ class Codec(Generic[Model]):
         meant: for hints, by struct: wrong names (lower case, no ``-`` or ``_``) to the wire name that was meant.
     """
 
-    def __init__(self, model: type[Model], *, meant: Mapping[type, Mapping[str, str]] | None = None) -> None:
-        self._structs: dict[type, Struct] = {}
+    def __init__(self, model: type[Model], *, meant: Mapping[type[BaseModel], Mapping[str, str]] | None = None) -> None:
+        self._structs: dict[type[BaseModel], Struct] = {}
         self._root = Struct(model, self._structs)
-        for struct, names in (meant or {}).items():
-            self._structs[struct].meant = names
+        for struct in self._structs.values():
+            struct.meant = (meant or {}).get(struct.model, {})
         self._private = self._root.private
         # The compiled parser would take the models' own validators for theirs, unless they are not complete. Only names
         # are cached: the cache outlives the document, and values may be secrets.

@@ -8,6 +8,8 @@ scalar is one the reference does not have, written only when it is set.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -21,7 +23,7 @@ Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Uint64 = Annotated[int, Field(ge=0, lt=2**64)]
 
 
-class _Document(BaseModel):
+class _Document(BaseModel):  # noqa: PLW1641  mutable, so not hashable
     """Mutable, built by attribute or wire name, refuses names it does not know, prints no value it cannot vouch for."""
 
     model_config = ConfigDict(populate_by_name=True, extra="forbid", hide_input_in_errors=True)
@@ -206,7 +208,7 @@ class Request(_Document):
 
 
 # What people write for what is read, by the struct it is in; compared without case, "-" and "_".
-_MEANT: Final = {
+_MEANT: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
     AWSCredential: {
         "secretkey": "secret_access_key",
         "secret": "secret_access_key",
@@ -269,13 +271,19 @@ def dumps(request: Request) -> bytes:
     return _CODEC.encode(request)
 
 
+@cache
+def _credentials_codec() -> Codec[Credentials]:
+    return Codec(Credentials, meant=_MEANT)
+
+
 def loads_credentials(data: bytes | str) -> Credentials:
     """Read a ``credentials`` object that stands alone, as strictly as one in a request.
 
     Raises:
         RequestError: not JSON, fields that do not fit, or a near miss of one: nobody else will read it.
     """
-    credentials, warnings = Codec(Credentials, meant=_MEANT).decode(data, keep_unknown=False)
+    meant = {struct: _MEANT[struct] for struct in (Credentials, PlainCredential, JWTCredential, AWSCredential)}
+    credentials, warnings = Codec(Credentials, meant=meant).decode(data, keep_unknown=False)
     if warnings:
         raise RequestError(warnings)
     return credentials

@@ -69,7 +69,8 @@ class ToolkitError(Exception):
 
 def _rebuild(cls: type[ToolkitError], message: str, state: dict[str, Any]) -> ToolkitError:
     error = cls(message)
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
 
 

@@ -74,7 +74,7 @@ def _masked() -> Secret:
     return secret
 
 
-class _Credential(BaseModel):
+class _Credential(BaseModel):  # noqa: PLW1641  pydantic makes the hash of a frozen model
     """Frozen, refuses names it does not know, and keeps values out of validation errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

@@ -82,6 +82,7 @@ def test_errors_cross_process_boundaries(error):
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert str(copy) == str(error)
+    assert getattr(copy, "errno", None) == getattr(error, "errno", None)
     assert {name: str(value) for name, value in vars(copy).items()} == {
         name: str(value) for name, value in vars(error).items()
     }

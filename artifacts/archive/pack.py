@@ -1,9 +1,9 @@
 """A folder into a tar stream: what is there is listed first, then written, the same content always as the same bytes.
 
-Members are sorted by the bytes of their path (``data``, ``data-2``, ``data/x``) and owned by nobody (0, no names), with
-the permission bits of their mode and their time in whole seconds, as ustar (POSIX.1-1988) with a pax header only where
-ustar cannot say it. The stream ends with two zero blocks and is not padded to a record. Nothing is followed: links are
-stored as links, and what is no file, folder or link is named instead.
+Members are sorted by the bytes of their stored name (``data-2``, ``data/``, ``data/x``) and owned by nobody (0, no
+names), with the permission bits of their mode and their time in whole seconds, as ustar (POSIX.1-1988) with a pax header
+only where ustar cannot say it. The stream ends with two zero blocks and is not padded to a record. Nothing is followed:
+links are stored as links, and what is no file, folder or link is named instead.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Scan:
 
     Attributes:
         folder: the descriptor that was scanned; it must stay open until it is packed.
-        entries: sorted by the bytes of their path; the folder itself is not among them.
+        entries: sorted by the bytes of their stored name; the folder itself is not among them.
         skipped: paths of what is no file, folder or link (FIFOs, sockets, devices).
         signature: SHA-256, in hex, over every entry's path, kind, mode, size, times, inode and target: while it stays
             the same, nothing was changed.
@@ -112,7 +112,7 @@ def scan(folder: int, *, only: str | None = None) -> Scan:
     if only is not None and not entries and not skipped:
         missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         raise DiskError.of("list", _shown(os.fsencode(only)), missing)
-    entries.sort()
+    entries.sort(key=_stored_name)
     return Scan(
         folder=folder,
         entries=tuple(entries),
@@ -120,6 +120,10 @@ def scan(folder: int, *, only: str | None = None) -> Scan:
         signature=_signature(entries),
         size_bytes=sum(map(_member_bytes, entries)) + len(END),
     )
+
+
+def _stored_name(entry: Entry) -> bytes:
+    return entry.path + b"/" if entry.kind == "folder" else entry.path
 
 
 def _list(at: int, path: bytes, entries: list[Entry], skipped: list[bytes], only: str | None) -> list[bytes]:

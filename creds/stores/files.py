@@ -116,7 +116,8 @@ class FilesStore:
                     self._fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 except (FileNotFoundError, NotADirectoryError) as error:
                     message = f"{op} {self._location}: no such folder"
-                    raise BucketNotFound(message, op=op, location=self._location) from error
+                    hint = "make the folder first"
+                    raise BucketNotFound(message, op=op, location=self._location, hint=hint) from error
                 except OSError as error:
                     message = f"{op} {self._location}: {error.strerror}"
                     raise AccessDenied(message, op=op, location=self._location) from error
