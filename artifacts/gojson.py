@@ -368,8 +368,8 @@ class _Kind:
 
     ``merge`` reads a node the exact way into a draft, given the draft that is there already (None: Go's zero value);
     ``finish`` makes the value of a draft. ``schema`` is what the compiled parser reads it by, ``settle`` what is left
-    to do to that parser's value; it returns how many names are in it. ``write`` gives JSON text and raises TypeError, ValueError, OverflowError or KeyError for
-    a value it has no text for.
+    to do to that parser's value; it returns how many names are in it. ``write`` gives JSON text and raises TypeError,
+    ValueError, OverflowError or KeyError for a value it has no text for.
     """
 
     settle: Callable[[Any], int] | None = None

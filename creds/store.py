@@ -207,6 +207,37 @@ class Retries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """How certificates are checked, and which one is shown. Verification cannot be turned off.
+
+    Attributes:
+        ca_pem: certificates trusted in addition to the system's, as PEM.
+        client_cert, client_key: paths of PEM files; the key may be in the certificate's.
+    """
+
+    ca_pem: bytes | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ssh:
+    """How an SFTP server is known, and how we log in. An unknown host key is never accepted.
+
+    Attributes:
+        known_hosts: path of an OpenSSH ``known_hosts`` file.
+        fingerprints: accepted host keys, as ``SHA256:...`` (what ``ssh-keygen -l`` prints).
+        key: path of a private key to log in with instead of a password.
+        key_passphrase: of that key.
+    """
+
+    known_hosts: str | None = None
+    fingerprints: tuple[str, ...] = ()
+    key: str | None = None
+    key_passphrase: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOptions:
     """How a store talks, apart from where to and as whom. Everything has a finite default.
 
@@ -220,6 +251,10 @@ class StoreOptions:
         region: overrides every other source of the region.
         addressing: ``path``, ``virtual`` or ``auto`` (virtual on AWS, path elsewhere).
         checksums: send boto3's default checksums: ``auto`` (on AWS only), ``always`` or ``never``.
+        tls: see :class:`Tls`.
+        ssh: see :class:`Ssh`.
+        proxies: URL by scheme (``http``, ``https``) and ``no`` (comma-separated hosts); None reads ``HTTP_PROXY``,
+            ``HTTPS_PROXY`` and ``NO_PROXY`` once, the one documented exception to taking nothing from the environment.
         part_bytes: the smallest part of a ranged read or a multipart upload.
         parallel_parts: parts of one object in flight at the most.
     """
@@ -234,6 +269,9 @@ class StoreOptions:
     region: str | None = None
     addressing: str = "auto"
     checksums: str = "auto"
+    tls: Tls = Tls()
+    ssh: Ssh = Ssh()
+    proxies: Mapping[str, str] | None = field(default=None, repr=False)
     part_bytes: int = 8 << 20
     parallel_parts: int = 4
 
