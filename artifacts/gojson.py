@@ -792,7 +792,8 @@ class Struct:
         }
         self.shared = self.zero() if model.model_config.get("frozen") else None
         self._unread: set[str] = set()
-        self.write = _writer(self)
+        self.write_each = _writer(self, inline=False)
+        self.write = _writer(self, inline=True)
         self.settle = _settler(self)
 
     def zero(self) -> BaseModel:
@@ -915,68 +916,88 @@ class Struct:
 
 def _settler(struct: Struct) -> Callable[[Any], int]:
     """Compile the function that mends what the compiled parser made of ``struct`` and counts the names it met."""
+    scope: dict[str, Any] = {"untyped": _settle_untyped}
+    lines: list[str] = []
+
+    def visit(struct: Struct, this: str) -> None:
+        """Write the lines for the struct in the variable ``this``; structs that are always there come inline."""
+        scope[f"unknown_{this}"] = struct.settle_unknown
+        lines.append(f"names += len({this}.__pydantic_fields_set__)")
+        lines.append(f"if {this}.__pydantic_extra__: names += unknown_{this}({this})")
+        if any(isinstance(field.kind, _Untyped) or field.kind.settle for field in struct.fields):
+            lines.append(f"{this}_values = {this}.__dict__")
+        for field in struct.fields:
+            value = f'{this}_values["{field.attr}"]'
+            inner = f"{this}_{field.attr}"
+            if type(field.kind) is _Struct:
+                lines.append(f"{inner} = {value}")
+                visit(field.kind.struct, inner)
+            elif isinstance(field.kind, _Untyped):
+                lines.append(f"if (v := {value}) is not None and v.__class__ is not str and v.__class__ is not bool:")
+                lines.append(f' names += untyped({this}_values, "{field.attr}", v)')
+            elif field.kind.settle:
+                scope[f"settle_{inner}"] = field.kind.settle
+                lines.append(f"if (v := {value}) is not None: names += settle_{inner}(v)")
+
+    visit(struct, "it")
+    body = "\n ".join(lines)
+    return _compiled(f"def settle(it):\n names = 0\n {body}\n return names\n", scope, "settle")
+
+
+def _writer(struct: Struct, *, inline: bool) -> Callable[[Any], str]:
+    """Compile the function that writes ``struct``: one f-string of its fields' names and kinds.
+
+    Args:
+        inline: include the structs in it that are always there; an odd one is left to the function without them.
+    """
     scope: dict[str, Any] = {
-        "settle_unknown": struct.settle_unknown,
-        "settle_untyped": _settle_untyped,
+        "is_no": _is_no,
+        "and_unknown": _and_unknown,
+        "number_text": number_text,
+        "quote": quote,
+        "Secret": Secret,
+        "each": struct.write_each if inline else None,
+        "model": struct.model,
     }
-    lines = ""
-    for number, field in enumerate(struct.fields):
-        attr = f'"{field.attr}"'
-        if isinstance(field.kind, _Untyped):
-            lines += f"""
-    if (v := values[{attr}]) is not None and (kind := v.__class__) is not str and kind is not bool:
-        names += settle_untyped(values, {attr}, v)"""
-        elif field.kind.settle:
-            scope[f"settle{number}"] = field.kind.settle
-            lines += f"""
-    if (v := values[{attr}]) is not None:
-        names += settle{number}(v)"""
-    source = f"""
-def settle(instance):
-    names = len(instance.__pydantic_fields_set__)
-    if instance.__pydantic_extra__:
-        names += settle_unknown(instance)
-    values = instance.__dict__{lines}
-    return names
-"""
-    return _compiled(source, scope, "settle")
+    if inline:
+        lines = ["if it.__class__ is not model or it.__pydantic_extra__: return each(it)", "it_values = it.__dict__"]
+    else:
+        lines = ["if not isinstance(it, model): is_no(model)", "it_values = it.__dict__"]
+
+    def visit(struct: Struct, this: str) -> str:
+        """Write the lines for the struct in the variable ``this``; returns its part of the f-string."""
+        pieces = ""
+        for field in struct.fields:
+            kind = field.kind
+            value, name, inner = f'{this}_values["{field.attr}"]', f'"{field.wire}":', f"{this}_{field.attr}"
+            write = f"write_{inner}"
+            scope[write] = kind.write
+            if inline and type(kind) is _Struct:
+                scope[f"model_{inner}"] = kind.struct.model
+                lines.append(f"{inner} = {value}")
+                lines.append(
+                    f"if {inner}.__class__ is not model_{inner} or {inner}.__pydantic_extra__: return each(it)"
+                )
+                lines.append(f"{inner}_values = {inner}.__dict__")
+                pieces += f",{name}{visit(kind.struct, inner)}"
+            elif field.absent is not None:
+                pieces += f"{{'' if (v := {value}) == {field.absent} else ',{name}' + {write}(v)}}"
+            elif kind.nil:
+                pieces += f",{name}{{'null' if (v := {value}) is None else {kind.code('v', write)}}}"
+            else:
+                pieces += f",{name}{{{kind.code(value, write)}}}"
+        return f"{{{{{pieces.removeprefix(',')}}}}}"
+
+    pieces = visit(struct, "it")
+    body = "\n ".join(lines)
+    result = f"text = f'''{pieces}'''\n return and_unknown(text, it) if it.__pydantic_extra__ else text"
+    return _compiled(f"def write(it):\n {body}\n {result}\n", scope, "write")
 
 
 def _compiled(source: str, scope: dict[str, Any], name: str) -> Callable[[Any], Any]:
     exec(source, scope)  # noqa: S102  built from nothing but the names of the models' fields
     function: Callable[[Any], Any] = scope[name]
     return function
-
-
-def _writer(struct: Struct) -> Callable[[Any], str]:
-    """Compile the function that writes ``struct``: one f-string of its fields' names and kinds."""
-    scope: dict[str, Any] = {
-        "model": struct.model,
-        "is_no": _is_no,
-        "and_unknown": _and_unknown,
-        "number_text": number_text,
-        "quote": quote,
-        "Secret": Secret,
-    }
-    pieces = ""
-    for number, field in enumerate(struct.fields):
-        scope[f"write{number}"] = field.kind.write
-        value, name = f'values["{field.attr}"]', f'"{field.wire}":'
-        if field.absent is not None:
-            pieces += f"{{'' if (v := {value}) == {field.absent} else ',{name}' + write{number}(v)}}"
-        elif field.kind.nil:
-            pieces += f",{name}{{'null' if (v := {value}) is None else {field.kind.code('v', f'write{number}')}}}"
-        else:
-            pieces += f",{name}{{{field.kind.code(value, f'write{number}')}}}"
-    source = f"""
-def write(instance):
-    if instance.__class__ is not model and not isinstance(instance, model):
-        is_no(model)
-    values = instance.__dict__
-    text = f'''{{{{{pieces.removeprefix(",")}}}}}'''
-    return and_unknown(text, instance) if instance.__pydantic_extra__ else text
-"""
-    return _compiled(source, scope, "write")
 
 
 def _is_no(model: type) -> NoReturn:

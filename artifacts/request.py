@@ -282,8 +282,7 @@ def loads_credentials(data: bytes | str) -> Credentials:
     Raises:
         RequestError: not JSON, fields that do not fit, or a near miss of one: nobody else will read it.
     """
-    meant = {struct: _MEANT[struct] for struct in (Credentials, PlainCredential, JWTCredential, AWSCredential)}
-    credentials, warnings = Codec(Credentials, meant=meant).decode(data, keep_unknown=False)
+    credentials, warnings = _credentials_codec().decode(data)
     if warnings:
         raise RequestError(warnings)
     return credentials

@@ -6,13 +6,18 @@ which are renewed while they are in use need no further word.
 
 from __future__ import annotations
 
+import copy
 import functools
+import logging
+import math
+import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from creds.errors import (
     AmbiguousCredential,
@@ -21,6 +26,7 @@ from creds.errors import (
     MissingCredential,
     PolicyError,
     RefreshError,
+    ToolkitError,
     UnsupportedCredential,
 )
 from creds.location import DEFAULT_REGION, Location, aws_host, is_aws_region, split_url
@@ -28,6 +34,7 @@ from creds.models import AWSCredential, Credentials, PlainCredential, Secret
 from creds.policy import Endpoint
 from creds.store import StoreOptions
 
+_LOG = logging.getLogger("creds")
 _HEADER_TEXT = re.compile(r"[!-~]+")
 _PROFILE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ANY_REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?")
@@ -58,8 +65,153 @@ class AwsKeys:
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("keys are not pickled: send the credential, or a provider that can be made there")
 
+    def signs_like(self, other: AwsKeys) -> bool:
+        """Do both sign alike? When they end, and where they came from, makes no difference."""
+        mine, theirs = (self.access_key, self.secret_key, self.token), (other.access_key, other.secret_key, other.token)
+        return mine == theirs
+
 
 CredentialProvider = Callable[[], AwsKeys]
+
+
+def renewed(provider: CredentialProvider, refused: AwsKeys) -> bool:
+    """Tell ``provider`` that a server refused its keys, and ask whether it has others now.
+
+    A provider learns of it by a method ``refused``, if it has one: :class:`TokenCache` and :class:`ChainKeys` do.
+
+    Raises:
+        CredentialError, RefreshError: other keys cannot be had.
+    """
+    tell = getattr(provider, "refused", None)
+    if tell is not None:
+        tell(refused)
+    return not provider().signs_like(refused)
+
+
+class Lasting(Protocol):
+    """What may end. It is not changed after it was made."""
+
+    @property
+    def expires_at(self) -> datetime | None: ...
+
+
+L = TypeVar("L", bound=Lasting)
+
+
+class TokenCache(Generic[L]):
+    """One value that ends, made again before it does, for any number of threads.
+
+    In the advisory window one thread tries early, and a failure keeps the old value. In the mandatory window all wait
+    for one refresh, and its failure is raised to each of them. Before both, asking costs a comparison. A window is never
+    more than its share of the value's life (a half, a quarter), so that short lives are used too.
+
+    Args:
+        make: makes a value; raises a ToolkitError when it cannot.
+        clock: seconds since 1970.
+        advisory_seconds, mandatory_seconds: the windows before the end.
+        pause_seconds: the least time between two refreshes. Until it is over, a value that was just made is handed out
+            even if it has ended, for the server to judge, and a failure is told again.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], L],
+        *,
+        clock: Callable[[], float] = time.time,
+        advisory_seconds: float = 900.0,
+        mandatory_seconds: float = 600.0,
+        pause_seconds: float = 1.0,
+    ) -> None:
+        self._make = make
+        self._clock = clock
+        self._windows = advisory_seconds, mandatory_seconds
+        self._pause_seconds = pause_seconds
+        self._held: _Held[L] | None = None
+        self._tried = -math.inf
+        self._failure: ToolkitError | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        # After a fork the lock may be held by a thread that is not there.
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def __call__(self) -> L:
+        """The value of this moment.
+
+        Raises:
+            ToolkitError: as ``make`` raises, where there is no value that could still be used.
+        """
+        held, now = self._held, self._clock()
+        if held is not None and now < held.early_at:
+            return held.value
+        if self._pid != os.getpid():
+            self._reset()
+        if held is None or now >= held.late_at:
+            with self._lock:
+                return self._must()
+        if self._lock.acquire(blocking=False):
+            try:
+                self._may()
+            finally:
+                self._lock.release()
+        return held.value if self._held is None else self._held.value
+
+    def refused(self, value: L) -> None:
+        """Make a new value at the next call, if ``value`` is the one of this moment: its receiver refused it."""
+        with self._lock:
+            if self._held is not None and self._held.value == value:
+                self._held = replace(self._held, early_at=-math.inf, late_at=-math.inf)
+
+    def _must(self) -> L:
+        """The value, made again unless another thread just did. Called with the lock."""
+        now = self._clock()
+        if self._held is None or now >= self._held.late_at:
+            if not 0 <= now - self._tried < self._pause_seconds:
+                self._renew()
+            elif self._failure is not None:
+                # One exception raised by many threads would gather all their tracebacks.
+                raise copy.copy(self._failure) from self._failure
+        assert self._held is not None
+        return self._held.value
+
+    def _may(self) -> None:
+        """Try to make the value again, if nobody just did. Called with the lock."""
+        now = self._clock()
+        if self._held is None or now < self._held.early_at or 0 <= now - self._tried < self._early_pause():
+            return
+        try:
+            self._renew()
+        except ToolkitError as error:
+            _LOG.warning("a credential could not be renewed early, and is used until it ends: %s", error)
+
+    def _early_pause(self) -> float:
+        """After a failed early try, others are spread over the window."""
+        held = self._held
+        span = 0.0 if held is None else (held.late_at - held.early_at) / 10
+        return max(self._pause_seconds, min(span, 60.0)) if math.isfinite(span) else self._pause_seconds
+
+    def _renew(self) -> None:
+        begun = self._tried = self._clock()
+        try:
+            value = self._make()
+        except ToolkitError as error:
+            self._failure, self._tried = error, self._clock()
+            raise
+        self._failure, self._tried = None, self._clock()
+        ends = math.inf if value.expires_at is None else value.expires_at.timestamp()
+        life = max(0.0, ends - begun)
+        advisory, mandatory = self._windows
+        self._held = _Held(value, ends - min(advisory, life / 2), ends - min(mandatory, life / 4))
+
+
+@dataclass(frozen=True, slots=True)
+class _Held(Generic[L]):
+    """A value, and when it is time to make another: early if possible, late at all costs."""
+
+    value: L
+    early_at: float
+    late_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ class Secret(SecretStr):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _masked, ()
+        return (_masked, ()) if self else (Secret, ("",))  # an empty one has nothing to hide
 
 
 def _masked() -> Secret:

@@ -6,6 +6,7 @@ buffers; a buffer is ``bytes`` or a ``memoryview`` of bytes and is not changed a
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from creds.errors import Cancelled, ToolkitError
+from creds.errors import Cancelled, CredentialError, ToolkitError
 
 Buffer = bytes | memoryview
 
@@ -238,6 +239,44 @@ class Ssh:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sts:
+    """How keys are got from a security token service (STS). All of it is the operator's; no request can set it.
+
+    Attributes:
+        role_arn: the role to take. None is that of the policy's issuer table; servers such as MinIO need none.
+        external_id: what the role's owner asks of those who take it with keys of their own (AssumeRole alone).
+        session_name: how the server's logs name the session: 2 to 64 of ``A-Za-z0-9_+=,.@-``.
+        duration_seconds: how long the keys shall live, 900 to 43,200; None leaves it to the server.
+        endpoint_url: ``http(s)://host[:port]`` of the STS; None is that of the issuer table, else AWS' regional one for
+            buckets at AWS and the S3 endpoint itself for others.
+        session_policy: an IAM policy, as JSON, that narrows what the role allows.
+        token: makes the operator's own JWT where a request carries no credential: a ``TokenFile`` or ``TokenVariable``
+            of :mod:`creds.tokens`, or any callable without arguments that returns a token.
+
+    Raises:
+        CredentialError: the session's name or duration is none.
+    """
+
+    role_arn: str | None = None
+    external_id: str | None = field(default=None, repr=False)
+    session_name: str = "artifact-creds"
+    duration_seconds: int | None = None
+    endpoint_url: str | None = None
+    session_policy: str | None = None
+    token: Callable[[], Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_+=,.@-]{2,64}", self.session_name):
+            raise CredentialError(
+                f"the session name is {self.session_name[:80]!r}", hint="2 to 64 letters, digits or _+=,.@-"
+            )
+        if self.duration_seconds is not None and not 900 <= self.duration_seconds <= 43_200:
+            raise CredentialError(
+                f"a session of {self.duration_seconds} s cannot be had", hint="STS gives 900 to 43200 seconds"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOptions:
     """How a store talks, apart from where to and as whom. Everything has a finite default.
 
@@ -253,6 +292,7 @@ class StoreOptions:
         checksums: send boto3's default checksums: ``auto`` (on AWS only), ``always`` or ``never``.
         tls: see :class:`Tls`.
         ssh: see :class:`Ssh`.
+        sts: see :class:`Sts`.
         proxies: URL by scheme (``http``, ``https``) and ``no`` (comma-separated hosts); None reads ``HTTP_PROXY``,
             ``HTTPS_PROXY`` and ``NO_PROXY`` once, the one documented exception to taking nothing from the environment.
         part_bytes: the smallest part of a ranged read or a multipart upload.
@@ -271,6 +311,7 @@ class StoreOptions:
     checksums: str = "auto"
     tls: Tls = Tls()
     ssh: Ssh = Ssh()
+    sts: Sts = Sts()
     proxies: Mapping[str, str] | None = field(default=None, repr=False)
     part_bytes: int = 8 << 20
     parallel_parts: int = 4

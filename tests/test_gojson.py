@@ -413,7 +413,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, database=None)
 def test_both_parsers_agree_on_anything(value):
     for document in (
         value,
@@ -482,7 +482,7 @@ REQUESTS = typed([("experiment", EXPERIMENT), ("config", CONFIG), ("Experiment",
 
 
 @given(REQUESTS)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, database=None)
 def test_both_parsers_agree_on_requests_with_duplicates_and_near_types(document):
     quick = outcome(fast, document.encode())
     slow = outcome(exact, document)
@@ -523,7 +523,7 @@ def test_what_is_written_is_read_again_and_written_the_same():
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, database=None)
 def test_a_written_float_is_the_same_float(value):
     text = gojson.number_text(value)
     assert float(text) == value

@@ -31,7 +31,8 @@ from creds.errors import (
     StoreError,
 )
 from creds.keys import AwsKeys
-from creds.stores.s3 import S3Store, first_part_bytes, part_bytes_at
+from creds.stores.s3 import S3Store
+from creds.stores.s3.parts import first_part_bytes, part_bytes_at
 from creds.testing import Fault, FaultProxy
 
 

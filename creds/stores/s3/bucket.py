@@ -1,0 +1,153 @@
+"""One bucket on one server as one identity: both engines, made when first needed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from creds import retry
+from creds.errors import StoreError, Unauthenticated
+from creds.store import StoreOptions, Window
+from creds.stores.s3.loop import Loop
+
+if TYPE_CHECKING:
+    from creds.keys import AwsKeys, CredentialProvider
+
+
+class Reader(NamedTuple):
+    """obstore with the keys of one moment, and whom to ask when they are refused."""
+
+    engine: Any
+    refresh: retry.Refresh | None
+
+
+class Bucket:
+    """What all verbs share; its arguments are those of :class:`creds.stores.s3.store.S3Store`.
+
+    After a fork the engines are made again: threads and sockets do not survive it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        endpoint_url: str | None,
+        region: str,
+        provider: CredentialProvider | None,
+        options: StoreOptions,
+        virtual: bool,
+        checksums: bool,
+        guard: Callable[[], None] | None,
+        location: str,
+    ) -> None:
+        self.name = name
+        self.options = options
+        self.window = options.window or Window()
+        self.checksums = checksums
+        self.location = location
+        self.signs = provider is not None
+        self._endpoint_url = endpoint_url
+        self._region = region
+        self._provider = provider
+        self._virtual = virtual
+        self._guard = guard
+        self._closed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._client: Any = None
+        self._reader: tuple[AwsKeys | None, Any] | None = None
+        self._loop: Loop | None = None
+        self._stopper: weakref.finalize[Any, Any] | None = None
+
+    def _ready(self) -> None:
+        if self._closed:
+            raise StoreError(f"{self.location}: the store was closed", location=self.location)
+        if self._pid != os.getpid():
+            self._reset()
+        if self._guard is not None:
+            with self._lock:
+                if self._guard is not None:
+                    self._guard()
+                    self._guard = None
+
+    @property
+    def client(self) -> Any:
+        """The live boto3 client."""
+        self._ready()
+        with self._lock:
+            if self._client is None:
+                from creds.stores.s3.client import make_client
+
+                self._client = make_client(
+                    self.options,
+                    endpoint_url=self._endpoint_url,
+                    region=self._region,
+                    provider=self._provider,
+                    virtual=self._virtual,
+                    checksums=self.checksums,
+                )
+            return self._client
+
+    def reader(self) -> Reader:
+        """The engine that reads, with the keys of this moment. Asks the provider, which may take its time."""
+        keys = self._keys()
+        with self._lock:
+            if self._reader is None or not _alike(self._reader[0], keys):
+                from creds.stores.s3.reader import make_reader
+
+                engine = make_reader(
+                    self.name,
+                    self.options,
+                    endpoint_url=self._endpoint_url,
+                    region=self._region,
+                    keys=keys,
+                    virtual=self._virtual,
+                )
+                self._reader = keys, engine
+            return Reader(self._reader[1], self._refresher(keys))
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that obstore's calls run on."""
+        self._ready()
+        with self._lock:
+            if self._loop is None:
+                self._loop = Loop()
+                self._stopper = weakref.finalize(self, self._loop.stop)
+            return self._loop.loop
+
+    def refresher(self) -> retry.Refresh | None:
+        """Answers, about keys that were refused, whether the provider now has others."""
+        return self._refresher(self._keys())
+
+    def _keys(self) -> AwsKeys | None:
+        return None if self._provider is None else self._provider()
+
+    def _refresher(self, used: AwsKeys | None) -> retry.Refresh | None:
+        if used is None:
+            return None
+        return lambda error: isinstance(error, Unauthenticated) and not _alike(self._keys(), used)
+
+    def close(self) -> None:
+        """Close connections and threads; a second call does nothing."""
+        with self._lock:
+            self._closed = True
+            client, stopper = self._client, self._stopper
+            self._client = self._reader = self._loop = self._stopper = None
+        if stopper is not None:
+            stopper()
+        if client is not None:
+            client.close()
+
+
+def _alike(some: AwsKeys | None, others: AwsKeys | None) -> bool:
+    """Do both sign alike? When they end, and where they came from, makes no difference."""
+    if some is None or others is None:
+        return some is others
+    return (some.access_key, some.secret_key, some.token) == (others.access_key, others.secret_key, others.token)

@@ -1,0 +1,169 @@
+"""The boto3 client: it takes nothing from the environment, and its connections know the verb they serve."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3.session
+import botocore
+from botocore.awsrequest import (
+    AWSHTTPConnection,
+    AWSHTTPConnectionPool,
+    AWSHTTPSConnection,
+    AWSHTTPSConnectionPool,
+)
+from botocore.config import Config
+from botocore.configprovider import ConstantProvider
+from botocore.credentials import CredentialResolver, Credentials, ReadOnlyCredentials
+from botocore.loaders import Loader
+from botocore.session import Session
+
+from creds.store import StoreOptions
+from creds.stores.s3.wire import Wire, current
+
+if TYPE_CHECKING:
+    from creds.keys import CredentialProvider
+
+_NAME = "artifact-creds"
+
+
+class _Known:
+    """A connection that counts as part of the wire of whoever uses it."""
+
+    _wire: Wire | None = None
+    live: Any = None
+    """The socket, kept because a connection drops it while the body of its last response is still read from it."""
+
+    def _bind(self) -> None:
+        wire = current()
+        if self._wire is not None and self._wire is not wire:
+            self._wire.discard(self)
+        self._wire = wire
+        if wire is not None:
+            wire.add(self)
+
+    def connect(self) -> None:
+        self._bind()
+        super().connect()  # type: ignore[misc]  # from the connection class this is mixed into
+        self.live = self.sock  # type: ignore[attr-defined]  # as above
+        self._bind()  # stopped while it connected: there was no socket yet to shut down
+
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        self._bind()
+        return super().request(*args, **kwargs)  # type: ignore[misc]  # as above
+
+
+class _Connection(_Known, AWSHTTPConnection):  # type: ignore[misc]  # botocore ships no types
+    pass
+
+
+class _TLSConnection(_Known, AWSHTTPSConnection):  # type: ignore[misc]  # as above
+    pass
+
+
+class _Pool(AWSHTTPConnectionPool):  # type: ignore[misc]  # as above
+    ConnectionCls = _Connection
+
+
+class _TLSPool(AWSHTTPSConnectionPool):  # type: ignore[misc]  # as above
+    ConnectionCls = _TLSConnection
+
+
+class _Live(Credentials):  # type: ignore[misc]  # as above
+    """Keys that are asked for at every signature."""
+
+    def __init__(self, provider: CredentialProvider) -> None:
+        super().__init__("", "", method=_NAME)
+        self._provider = provider
+
+    def get_frozen_credentials(self) -> Any:
+        keys = self._provider()
+        return ReadOnlyCredentials(keys.access_key, keys.secret_key, keys.token)
+
+
+class _Source:
+    """The one place that botocore looks for keys in."""
+
+    METHOD = CANONICAL_NAME = _NAME
+
+    def __init__(self, provider: CredentialProvider | None) -> None:
+        self._provider = provider
+
+    def load(self) -> Any:
+        return None if self._provider is None else _Live(self._provider)
+
+
+class _Models(Loader):  # type: ignore[misc]  # as above
+    @property
+    def search_paths(self) -> list[str]:
+        # A copy: every boto3 session appends its folder, and this loader serves all of them.
+        return list(self._search_paths)
+
+
+@functools.cache
+def _models() -> Any:
+    """The SDK's own service models, parsed once a process; never those of ``AWS_DATA_PATH`` or ``~/.aws/models``."""
+    own = str(Path(boto3.__file__).parent / "data")
+    return _Models(extra_search_paths=[Loader.BUILTIN_DATA_PATH, own], include_default_search_paths=False)
+
+
+def make_client(
+    options: StoreOptions,
+    *,
+    endpoint_url: str | None,
+    region: str,
+    provider: CredentialProvider | None,
+    virtual: bool,
+    checksums: bool,
+) -> Any:
+    """A boto3 client that takes nothing from the environment and asks ``provider`` for keys at every signature."""
+    core = Session(
+        # Every setting loses its environment variable and its name in ~/.aws/config, and keeps its default.
+        session_vars={
+            name: (None, None, default, convert) for name, (_, _, default, convert) in Session.SESSION_VARIABLES.items()
+        }
+        | {
+            "profile": (None, None, None, None),
+            "config_file": (None, None, os.devnull, None),
+            "credentials_file": (None, None, os.devnull, None),
+        }
+    )
+    core.get_component("config_store").set_config_provider("s3", ConstantProvider({}))
+    core.register_component("credential_provider", CredentialResolver([_Source(provider)]))
+    core.register_component("data_loader", _models())
+    client = boto3.session.Session(botocore_session=core).client(
+        "s3",
+        region_name=region,
+        endpoint_url=endpoint_url,
+        verify=True,  # said, because REQUESTS_CA_BUNDLE would answer otherwise
+        config=Config(
+            signature_version=botocore.UNSIGNED if provider is None else "s3v4",
+            s3={
+                "addressing_style": "virtual" if virtual else "path",
+                "us_east_1_regional_endpoint": "regional",
+                "use_accelerate_endpoint": False,
+                "use_dualstack_endpoint": False,
+                "use_arn_region": False,
+            },
+            connect_timeout=options.connect_timeout_seconds,
+            read_timeout=options.read_timeout_seconds,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            max_pool_connections=max(10, 2 * options.parallel_parts),
+            ignore_configured_endpoint_urls=True,
+            request_checksum_calculation="when_supported" if checksums else "when_required",
+            # A ranged GET is answered by some servers with the whole object's checksum, which then fails to match.
+            response_checksum_validation="when_required",
+            use_fips_endpoint=False,
+            use_dualstack_endpoint=False,
+            user_agent=_NAME,
+        ),
+    )
+    # The one private name used: without it a stopped verb's threads would wait for the server, or the timeouts. With
+    # a botocore that lacks it they do.
+    with contextlib.suppress(AttributeError):
+        client._endpoint.http_session._pool_classes_by_scheme.update(http=_Pool, https=_TLSPool)  # noqa: SLF001 - see above
+    return client

@@ -1,0 +1,225 @@
+"""What an answer, or its absence, means: one table and one translator for both engines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from creds.errors import (
+    AccessDenied,
+    BucketNotFound,
+    NotSupported,
+    ObjectChanged,
+    ObjectNotFound,
+    StoreError,
+    StoreTimeout,
+    StoreUnavailable,
+    Unauthenticated,
+)
+
+E = TypeVar("E", bound=StoreError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What an answer means; ``said`` is for what is no answer, and has no status to name."""
+
+    kind: type[StoreError]
+    retryable: bool = False
+    hint: str | None = None
+    said: str = ""
+
+
+_HINT_CLOCK = "this machine's clock differs from the server's; set it right"
+_HINT_DENIED = "without the ListBucket permission S3 answers 403 for a missing key too"
+_HINT_REGION = "the bucket is in another region: set it (--region, or region in the credential)"
+
+_THROTTLED = _Rule(StoreUnavailable, retryable=True)
+_KEYS = _Rule(Unauthenticated, hint="check the access key, the secret and the session token; temporary keys end")
+_CLOCK = _Rule(Unauthenticated, hint=_HINT_CLOCK)
+_REGION = _Rule(StoreError, hint=_HINT_REGION)
+_DENIED = _Rule(AccessDenied, hint=_HINT_DENIED)
+
+_BY_CODE: Mapping[str, _Rule] = {
+    "NoSuchKey": _Rule(ObjectNotFound),
+    "NoSuchVersion": _Rule(ObjectNotFound),
+    "NoSuchBucket": _Rule(BucketNotFound, hint="check the bucket's name and the endpoint"),
+    "AccessDenied": _DENIED,
+    "AllAccessDisabled": _Rule(AccessDenied),
+    "InvalidAccessKeyId": _KEYS,
+    "InvalidClientTokenId": _KEYS,
+    "SignatureDoesNotMatch": _KEYS,
+    "InvalidToken": _KEYS,
+    "ExpiredToken": _KEYS,
+    "ExpiredTokenException": _KEYS,
+    "TokenRefreshRequired": _KEYS,
+    "RequestTimeTooSkewed": _CLOCK,
+    "RequestExpired": _CLOCK,
+    "PreconditionFailed": _Rule(ObjectChanged),
+    "ConditionalRequestConflict": _THROTTLED,
+    "OperationAborted": _THROTTLED,
+    "SlowDown": _THROTTLED,
+    "ServiceUnavailable": _THROTTLED,
+    "InternalError": _THROTTLED,
+    "RequestTimeout": _THROTTLED,
+    "Throttling": _THROTTLED,
+    "ThrottlingException": _THROTTLED,
+    "RequestLimitExceeded": _THROTTLED,
+    "PermanentRedirect": _REGION,
+    "TemporaryRedirect": _THROTTLED,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "NotImplemented": _Rule(NotSupported),
+    "MethodNotAllowed": _Rule(NotSupported),
+}
+_BY_STATUS: Mapping[int, _Rule] = {
+    301: _REGION,
+    307: _THROTTLED,
+    308: _REGION,
+    401: _KEYS,
+    403: _DENIED,
+    404: _Rule(ObjectNotFound),
+    405: _Rule(NotSupported),
+    408: _THROTTLED,
+    412: _Rule(ObjectChanged),
+    425: _THROTTLED,
+    429: _THROTTLED,
+    500: _THROTTLED,
+    501: _Rule(NotSupported),
+    502: _THROTTLED,
+    503: _THROTTLED,
+    504: _THROTTLED,
+}
+
+_SILENT = _Rule(StoreTimeout, retryable=True, said="no answer in time")
+_UNKNOWN_HOST = _Rule(
+    StoreUnavailable, retryable=True, said="the server's name is not known", hint="check the endpoint's host name"
+)
+_UNREACHED = _Rule(
+    StoreUnavailable, retryable=True, said="cannot connect", hint="check that the endpoint is up and reachable"
+)
+_BROKEN = _Rule(StoreUnavailable, retryable=True, said="the connection broke")
+_UNTRUSTED = _Rule(
+    StoreUnavailable,
+    said="the server's certificate is not trusted",
+    hint="check the endpoint's name and the certificate authority",
+)
+_BARE_REDIRECT = _Rule(StoreError, said="redirected without saying where", hint=_HINT_REGION)
+_NOT_SENT = _Rule(StoreError, said="not a request that S3 allows")
+_NOT_S3 = _Rule(StoreError, said="an answer that is not S3's", hint="check that the endpoint is an S3 server")
+
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9/+=._:-]{1,128}")
+_OBSTORE_STATUS = re.compile(r"non-2xx status code: (\d{3})")
+_OBSTORE_CODE = re.compile(r"<Code>([^<]*)</Code>")
+_OBSTORE_REQUEST_ID = re.compile(r"<RequestId>([^<]*)</RequestId>")
+_OBSTORE_LEADS = (
+    "Object at location ",
+    "Request precondition failure for path ",
+    "The operation lacked the necessary privileges to complete for path ",
+    "The operation lacked valid authentication credentials for path ",
+)
+# The first mark found in obstore's account of a failure that is not an answer names it.
+_OBSTORE_FAULTS: tuple[tuple[str, _Rule], ...] = (
+    ("BareRedirect", _BARE_REDIRECT),
+    ("ertificate", _UNTRUSTED),
+    ("dns error", _UNKNOWN_HOST),
+    ("TimedOut", _SILENT),
+    ("kind: Timeout", _SILENT),
+    ("kind: Connect", _UNREACHED),
+    ("HttpError", _BROKEN),
+    ("reqwest::Error", _BROKEN),
+)
+_OBSTORE_UNRANGED = ("NotPartial", "MissingContentLength")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an engine's exception says, stripped of everything that must not be printed."""
+
+    status: int | None = None
+    code: str | None = None
+    request_id: str | None = None
+    retry_after_seconds: float | None = None
+    fault: _Rule = _NOT_S3  # what happened where there is no status
+
+
+def from_obstore(error: Exception, key: str) -> Answer:
+    """What obstore's exception about ``key`` says: status and code stand nowhere but in its text."""
+    text = str(error)
+    for lead in _OBSTORE_LEADS:
+        # The key stands in the text before the answer does, and must not pass for one.
+        text = text.removeprefix(lead + key)
+    account, _, debug = text.partition("Debug source:")
+    if (found := _OBSTORE_STATUS.search(account)) is not None:
+        code = _OBSTORE_CODE.search(account)
+        request_id = _OBSTORE_REQUEST_ID.search(account)
+        return Answer(int(found[1]), code and code[1], request_id and request_id[1])
+    return Answer(fault=next((fault for mark, fault in _OBSTORE_FAULTS if mark in debug), _NOT_S3))
+
+
+def is_unranged(error: Exception) -> bool:
+    """Is this obstore refusing an answer that one stream could still be read from?"""
+    return any(mark in str(error) for mark in _OBSTORE_UNRANGED)
+
+
+def from_boto(error: Exception) -> Answer:
+    """What boto3's exception says, or that of the connection under it."""
+    import botocore.exceptions as boto
+    from urllib3.exceptions import NameResolutionError
+
+    if isinstance(error, boto.ClientError):
+        response: Mapping[str, Any] = error.response
+        told = response.get("ResponseMetadata", {})
+        code = str(response.get("Error", {}).get("Code", ""))
+        after = str(told.get("HTTPHeaders", {}).get("retry-after", ""))
+        return Answer(
+            told.get("HTTPStatusCode"),
+            # A HEAD has no body to hold a code; botocore puts the status there.
+            None if code.isdigit() else code,
+            told.get("RequestId"),
+            float(after) if after.isdecimal() else None,
+        )
+    if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError | TimeoutError):
+        return Answer(fault=_SILENT)
+    if isinstance(error, boto.SSLError):
+        return Answer(fault=_UNTRUSTED)
+    if isinstance(error, boto.ConnectionError):
+        nameless = isinstance(error.kwargs.get("error"), NameResolutionError)
+        return Answer(fault=_UNKNOWN_HOST if nameless else _UNREACHED)
+    if isinstance(error, boto.BotoCoreError) and not isinstance(
+        error, boto.HTTPClientError | boto.IncompleteReadError | OSError
+    ):
+        return Answer(fault=_NOT_SENT)
+    return Answer(fault=_BROKEN)
+
+
+def error_of(answer: Answer, op: str, where: str) -> StoreError:
+    """The error that ``answer`` is. Of the server's own words only those that cannot say anything else are repeated."""
+    code = answer.code if answer.code and _CODE.fullmatch(answer.code) else None
+    request_id = answer.request_id if answer.request_id and _REQUEST_ID.fullmatch(answer.request_id) else None
+    if answer.status is None:
+        rule, said = answer.fault, answer.fault.said
+    else:
+        rule = _BY_CODE.get(code or "") or _BY_STATUS.get(answer.status) or _Rule(StoreError)
+        said = f"{answer.status} {code}" if code else str(answer.status)
+    error = failed(
+        rule.kind,
+        op,
+        where,
+        said,
+        http_status=answer.status,
+        server_code=code,
+        server_request_id=request_id,
+        hint=rule.hint,
+        retryable=rule.retryable,
+    )
+    error.retry_after_seconds = answer.retry_after_seconds
+    return error
+
+
+def failed(kind: type[E], op: str, where: str, said: str, **more: Any) -> E:
+    """An error of ``kind``, worded as all of this store's are."""
+    return kind(f"{op} {where}: {said}", op=op, location=where, **more)

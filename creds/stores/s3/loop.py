@@ -1,0 +1,98 @@
+"""Where obstore's calls run: an event loop in a thread of its own, which ends without aborting the process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_NAME = "creds-s3-loop"
+_JOIN_SECONDS = 10.0
+_OWED_SECONDS = 2.0
+
+
+class _Owed(asyncio.Future[Any]):
+    """A future of obstore's; see :class:`_EventLoop`."""
+
+    def __init__(self, loop: _EventLoop) -> None:
+        super().__init__(loop=loop)
+        self.owing = loop.owing
+
+    def cancelled(self) -> bool:
+        gone = super().cancelled()
+        # Asked from its own thread, obstore looks whether anybody still wants the result: a yes ends its part.
+        if gone and threading.current_thread().name != _NAME:
+            self.owing.discard(self)
+        return gone
+
+
+class _EventLoop(asyncio.SelectorEventLoop):
+    """An event loop that knows which results obstore's threads have still to hand over.
+
+    Such a thread needs the interpreter once more after it woke us. If the interpreter is shutting down by then, the
+    whole process aborts (seen in one of three programs that fetched one object and ended). So whoever stops the loop
+    waits until nothing is owed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owing: set[_Owed] = set()
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return _Owed(self)
+
+    def call_soon_threadsafe(  # type: ignore[override]  # passes on whatever it is given
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        finally:
+            if args and isinstance(args[0], _Owed):
+                self.owing.discard(args[0])
+
+
+async def owed(result: Awaitable[T]) -> T:
+    """Await what obstore returned, and remember meanwhile that it is owed."""
+    if isinstance(result, _Owed):
+        result.owing.add(result)
+    return await result
+
+
+class Loop:
+    """An event loop in a thread of its own: obstore's calls run here, and cancelling one closes its socket at once."""
+
+    def __init__(self) -> None:
+        self.loop = _EventLoop()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.loop.run_forever()
+        self.loop.run_until_complete(self._end())
+        self.loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.loop.shutdown_default_executor()
+        ends = self.loop.time() + _OWED_SECONDS
+        # Polled, because the last thing an obstore thread does is not an event that anybody could be told of.
+        while self.loop.owing and self.loop.time() < ends:  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.002)  # the last of them leaves the interpreter
+
+    def stop(self) -> None:
+        """End the thread, and with it every call; returns when nothing of it is left."""
+        if self._pid != os.getpid():
+            return  # the thread is the parent's
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        if self._thread is not threading.current_thread():
+            self._thread.join(_JOIN_SECONDS)

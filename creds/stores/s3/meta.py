@@ -1,0 +1,74 @@
+"""What the engines' answers tell of an object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from creds.store import ObjectMeta
+
+
+def of_response(key: str, response: Mapping[str, Any]) -> ObjectMeta:
+    """From boto3's answer to a HEAD, GET or PUT."""
+    size = response.get("ContentLength")
+    ranged = response.get("ContentRange")
+    if ranged is not None:
+        total = str(ranged).rpartition("/")[2]
+        size = int(total) if total.isdecimal() else None
+    return ObjectMeta(
+        key=key,
+        size_bytes=size,
+        etag=_quoted(response.get("ETag")),
+        version=_version(response.get("VersionId")),
+        modified=_utc(response.get("LastModified")),
+        checksums={
+            name.removeprefix("Checksum").lower(): value
+            for name, value in response.items()
+            if name.startswith("Checksum") and name != "ChecksumType" and "-" not in str(value)
+        },
+    )
+
+
+def of_entry(entry: Mapping[str, Any]) -> ObjectMeta:
+    """From one entry of boto3's listing."""
+    return ObjectMeta(
+        key=entry["Key"],
+        size_bytes=entry.get("Size"),
+        etag=_quoted(entry.get("ETag")),
+        modified=_utc(entry.get("LastModified")),
+    )
+
+
+def of_obstore(key: str, meta: Mapping[str, Any]) -> ObjectMeta:
+    """From obstore's answer to a GET."""
+    modified: datetime | None = meta["last_modified"]
+    if modified == datetime.fromtimestamp(0, UTC):
+        modified = None  # obstore's stand-in for a header that was not there
+    return ObjectMeta(
+        key=key,
+        size_bytes=meta["size"],
+        etag=meta.get("e_tag"),
+        version=_version(meta.get("version")),
+        modified=modified,
+    )
+
+
+def is_strong(etag: str | None) -> bool:
+    """Does this ETag name one sequence of bytes?"""
+    return etag is not None and not etag.startswith("W/")
+
+
+def _quoted(etag: str | None) -> str | None:
+    """An ETag as HTTP writes it; some servers leave out the quotes in a listing."""
+    if not etag or etag.startswith(('"', "W/")):
+        return etag or None
+    return f'"{etag}"'
+
+
+def _version(version: str | None) -> str | None:
+    return None if version == "null" else version  # S3's id for what was written while versioning was off
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC)

@@ -1,0 +1,109 @@
+"""Making an object appear, under its condition, also where the server does not hold it or an answer was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from creds.errors import NotSupported, ObjectChanged, ObjectNotFound, StoreError
+from creds.store import ObjectMeta
+from creds.stores.s3 import meta
+from creds.stores.s3.conditions import Conditions
+from creds.stores.s3.verb import Verb
+
+Send = Callable[[Any, Mapping[str, str]], Any]
+"""The request that publishes: takes the boto3 client and the condition's headers."""
+
+
+class Publisher:
+    """The condition of one write."""
+
+    def __init__(self, verb: Verb, conditions: Conditions, if_match: str | None, *, if_none_match: bool) -> None:
+        self._verb = verb
+        self._conditions = conditions
+        self._if_match = if_match
+        self._if_none_match = if_none_match
+        self.conditional = if_match is not None or if_none_match
+
+    def compare_unless_enforced(self) -> None:
+        """Hold the condition by looking, where that is all that can be done."""
+        if self.conditional and not self._enforced():
+            self._compare()
+
+    def publish(self, send: Send, size: int, etag: Callable[[], str | None]) -> ObjectMeta:
+        """Make the object appear, ``size`` bytes long.
+
+        A response that was lost on the way makes the next try fail its condition (or find its upload gone) although the
+        write succeeded. So after a first try that ended without an answer a refusal is believed only when the object
+        that is there is not ours; ``etag`` says what ours would carry.
+        """
+        self.compare_unless_enforced()
+        uncertain = False
+
+        def attempt(client: Any) -> ObjectMeta:
+            nonlocal uncertain
+            headers = self._headers()
+            try:
+                response = self._send(send, client, headers)
+            except StoreError as error:
+                if uncertain and isinstance(error, ObjectChanged | ObjectNotFound):
+                    now, ours = self._now(), etag()
+                    if now is not None and ours is not None and (now.etag, now.size_bytes) == (ours, size):
+                        return now
+                if isinstance(error, ObjectChanged) and self._if_match is not None:
+                    self._check_refusal(error)
+                if uncertain or not headers or not isinstance(error, ObjectNotFound):
+                    uncertain = uncertain or error.retryable
+                    raise
+                response = self._send_unconditionally(send, client, error)
+            return replace(meta.of_response(self._verb.key, response), size_bytes=size)
+
+        return self._verb.call(attempt)
+
+    def _send(self, send: Send, client: Any, headers: Mapping[str, str]) -> Any:
+        with self._verb.speaking():
+            return send(client, headers)
+
+    def _send_unconditionally(self, send: Send, client: Any, error: ObjectNotFound) -> Any:
+        """Some servers answer 404 to any condition on CompleteMultipartUpload: hold it by looking instead."""
+        if self._if_match is not None and self._now() is None:
+            raise self._conflict("the object is not the expected one") from error
+        self._conditions.distrust()
+        self._compare()
+        return self._send(send, client, {})
+
+    def _headers(self) -> dict[str, str]:
+        if not self.conditional or not self._enforced():
+            return {}
+        return {"IfNoneMatch": "*"} if self._if_none_match else {"IfMatch": self._if_match or ""}
+
+    def _enforced(self) -> bool:
+        return self._conditions.enforced(self._verb)
+
+    def _compare(self) -> None:
+        now = self._now()
+        if self._if_none_match and now is not None:
+            raise self._conflict("the object exists already")
+        if self._if_match is not None and (now is None or now.etag != self._if_match):
+            raise self._conflict("the object is not the expected one")
+
+    def _check_refusal(self, error: ObjectChanged) -> None:
+        now = self._now()
+        if now is not None and now.etag == self._if_match:
+            raise self._verb.failed(
+                NotSupported,
+                "the server refuses If-Match although the ETag matches",
+                http_status=error.http_status,
+                server_code=error.server_code,
+                hint="this server cannot replace an object conditionally",
+            ) from error
+
+    def _now(self) -> ObjectMeta | None:
+        try:
+            return self._verb.head()
+        except ObjectNotFound:
+            return None
+
+    def _conflict(self, said: str) -> ObjectChanged:
+        return self._verb.failed(ObjectChanged, said)

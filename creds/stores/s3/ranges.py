@@ -1,0 +1,211 @@
+"""Reading by obstore: parts of the object side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from creds import retry
+from creds.errors import ObjectNotFound, StoreError, StoreUnavailable, ToolkitError
+from creds.store import Buffer, ObjectMeta
+from creds.stores.s3 import meta
+from creds.stores.s3.bucket import Reader
+from creds.stores.s3.errors import error_of, from_obstore, is_unranged
+from creds.stores.s3.loop import owed
+from creds.stores.s3.meta import is_strong
+from creds.stores.s3.reading import S3Reading
+from creds.stores.s3.verb import Verb
+
+T = TypeVar("T")
+
+
+class Unranged(StoreError):
+    """The server answers a ranged GET in a way obstore refuses and one stream can still be read from."""
+
+
+def is_plain(key: str) -> bool:
+    """Can obstore be trusted with this key? It refuses or rewrites empty and dot segments and control characters."""
+    return all(part not in {"", ".", ".."} for part in key.split("/")) and not any(c < " " or c == "\x7f" for c in key)
+
+
+class Ranges(S3Reading):
+    """Parts of the object, each a ranged GET with ``If-Match``, some ahead of the one that is wanted.
+
+    :meth:`begin` raises :class:`Unranged` where a :class:`~creds.stores.s3.stream.Stream` may do better.
+    """
+
+    def __init__(self, verb: Verb, start: int, if_match: str | None) -> None:
+        super().__init__(verb, start, if_match)
+        self._part = verb.bucket.options.part_bytes
+        self._next = start  # where the next part to ask for begins
+        self._pending: deque[tuple[int, concurrent.futures.Future[Any]]] = deque()
+        self._handed = 0  # bytes of the buffer handed out last: counted until the next one is asked for
+        self._stack.callback(self._stop)
+
+    @property
+    def pinned(self) -> str:
+        if self.meta.size_bytes is not None and self.meta.size_bytes - self._start <= self._part:
+            return "etag" if self._if_match is not None and is_strong(self.meta.etag) else "none"
+        return "etag" if is_strong(self.meta.etag) else "weak"
+
+    def _begin(self) -> None:
+        """Send the first GET and wait for its headers: they carry size and ETag, so no HEAD is needed."""
+        if self._verb.cancel is not None:
+            self._verb.cancel.check()
+            self._stack.enter_context(self._verb.cancel.calling(self._stop))
+        self._loop = self._verb.bucket.loop()
+        known: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._share.take(self._part)
+        first = self._submit(self._part, self._verb.bucket.reader(), known)
+        first.add_done_callback(lambda done: _pass_on(done, known))
+        self._wait(known)
+        count = max(0, min(self._part, self._size - self._next))
+        self._share.give(self._part - count)
+        self._pending[0] = (count, first)
+        self._next += count
+
+    def __next__(self) -> Buffer:
+        reader = self._verb.bucket.reader()  # here, because the provider may take its time and the event loop has none
+        with self._lock:
+            self._check_open()
+            self._share.give(self._handed)
+            self._handed = 0
+            self._fill(reader)
+            if not self._pending:
+                raise StopIteration
+            count, future = self._pending[0]
+        content = self._wait(future)
+        with self._lock:
+            self._check_open()
+            self._pending.popleft()
+            self._handed = count
+            self._fill(reader)
+        if not count:
+            raise StopIteration
+        return memoryview(content).cast("B")
+
+    @property
+    def _size(self) -> int:
+        assert self.meta.size_bytes is not None  # obstore does not return without it
+        return self.meta.size_bytes
+
+    def _fill(self, reader: Reader) -> None:
+        """Ask for as many parts ahead as may be; the one that is wanted next always may."""
+        while self._next < self._size and len(self._pending) < self._verb.bucket.options.parallel_parts:
+            count = min(self._part, self._size - self._next)
+            if not self._pending and not self._handed:
+                self._share.take(count)
+            elif not self._share.try_take(count):
+                return
+            self._submit(count, reader)
+            self._next += count
+
+    def _submit(
+        self, count: int, reader: Reader, known: concurrent.futures.Future[None] | None = None
+    ) -> concurrent.futures.Future[Any]:
+        future = asyncio.run_coroutine_threadsafe(self._get(self._next, count, reader, known), self._loop)
+        self._pending.append((count, future))
+        return future
+
+    def _wait(self, future: concurrent.futures.Future[T]) -> T:
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            if self._verb.cancel is not None:
+                self._verb.cancel.check()
+            raise self._was_closed() from None
+
+    def _stop(self) -> None:
+        with self._lock:
+            for _, future in self._pending:
+                future.cancel()
+
+    # On the event loop.
+
+    async def _get(self, start: int, count: int, reader: Reader, known: concurrent.futures.Future[None] | None) -> Any:
+        """One part, whole. ``known`` is told when the first headers are here."""
+
+        def refreshed(error: ToolkitError) -> bool:
+            nonlocal reader
+            if reader.refresh is None or not reader.refresh(error):
+                return False
+            reader = self._verb.bucket.reader()
+            return True
+
+        async def attempt() -> Any:
+            result = await self._request(reader.engine, start, count)
+            if known is not None and not known.done():
+                known.set_result(None)
+            if result is None:
+                return b""
+            with self._speaking():
+                content = await owed(result.bytes_async())
+            if len(content) != min(count, self._size - start):
+                raise self._verb.failed(StoreUnavailable, "the answer was cut short")
+            return content
+
+        return await retry.run_async(attempt, self._verb.schedule(), refresh=refreshed)
+
+    async def _request(self, engine: Any, start: int, count: int) -> Any:
+        """The response to one ranged GET, checked against the first one's; None when there is nothing to read."""
+        first = self._meta is None
+        try:
+            result, now = await self._send(engine, range=(start, start + count))
+        except StoreError as error:
+            if error.http_status == 416 and first:
+                return await self._empty(engine)
+            if error.http_status == 416 or (not first and isinstance(error, ObjectNotFound)):
+                raise self._changed() from error
+            raise
+        self._pin(now)
+        return result
+
+    async def _empty(self, engine: Any) -> None:
+        """Nothing lies at ``start``: fine where that is the object's end. A plain GET of what may be empty tells."""
+        _, now = await self._send(engine)
+        size = now.size_bytes or 0
+        if size < self._start:
+            raise self._beyond(size)
+        if size > self._start:
+            # It grew between the two requests; the next try reads what is there now.
+            raise self._verb.failed(StoreUnavailable, "the object is being replaced")
+        self._pin(now)
+
+    async def _send(self, engine: Any, **options: Any) -> tuple[Any, ObjectMeta]:
+        import obstore
+
+        condition = self._condition()
+        if condition is not None:
+            options["if_match"] = condition
+        with self._speaking():
+            result = await owed(obstore.get_async(engine, self._verb.key, options=options))  # type: ignore[arg-type]  # a TypedDict made in steps
+        return result, meta.of_obstore(self._verb.key, result.meta)
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Turn what obstore raises in the block into this toolkit's errors."""
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except ToolkitError:
+            raise
+        except (BaseError, OSError) as error:
+            if self._meta is None and is_unranged(error):
+                raise Unranged("not a ranged answer") from error
+            raise error_of(from_obstore(error, self._verb.key), "open", self._verb.where) from error
+
+
+def _pass_on(done: concurrent.futures.Future[Any], known: concurrent.futures.Future[None]) -> None:
+    """A first part that ends before its headers came ends the wait for them."""
+    if known.done():
+        return
+    if done.cancelled():
+        known.cancel()
+        known.set_running_or_notify_cancel()
+    elif (error := done.exception()) is not None:
+        known.set_exception(error)

@@ -1,0 +1,179 @@
+"""The verbs of S3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from creds.errors import NotSupported, ObjectNotFound, StoreError
+from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, StoreOptions
+from creds.stores.s3 import meta
+from creds.stores.s3.bucket import Bucket
+from creds.stores.s3.conditions import Conditions
+from creds.stores.s3.publishing import Publisher
+from creds.stores.s3.ranges import Ranges, Unranged, is_plain
+from creds.stores.s3.stream import Stream
+from creds.stores.s3.verb import Verb
+from creds.stores.s3.writing import Upload
+
+if TYPE_CHECKING:
+    from creds.keys import CredentialProvider
+
+
+class S3Store:
+    """One bucket on one S3 server, as one identity. Making one does no I/O and loads neither engine.
+
+    Args:
+        bucket: its name.
+        endpoint_url: the server, or None for AWS in ``region``.
+        region: signed into every request.
+        provider: called for a snapshot of keys whenever some are needed; None signs nothing (anonymous).
+        options: timeouts, retries, the window and the size of parts.
+        on_aws: the server is AWS itself, which holds conditions on writes (documented since 2024-11).
+        addressing: ``path`` puts the bucket into the path, ``virtual`` into the host's name.
+        checksums: let boto3 send its default checksums, which many servers other than AWS refuse.
+        guard: called once, before the first connection; what it raises is what the verb raises.
+        location: the masked ``s3://host/bucket`` that errors name.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        endpoint_url: str | None,
+        region: str,
+        provider: CredentialProvider | None,
+        options: StoreOptions,
+        on_aws: bool,
+        addressing: Literal["path", "virtual"],
+        checksums: bool,
+        guard: Callable[[], None] | None = None,
+        location: str = "",
+    ) -> None:
+        self._bucket = Bucket(
+            bucket,
+            endpoint_url=endpoint_url,
+            region=region,
+            provider=provider,
+            options=options,
+            virtual=addressing == "virtual",
+            checksums=checksums,
+            guard=guard,
+            location=location or f"s3://{bucket}",
+        )
+        self._conditions = Conditions(enforced=True if on_aws else None)
+        self._ranged = True
+        self.window = self._bucket.window
+
+    def __repr__(self) -> str:
+        return f"<S3Store {self._bucket.location}>"
+
+    @property
+    def client(self) -> Any:
+        """The live boto3 client: it signs with this store's provider and shares its connections."""
+        return self._bucket.client
+
+    @property
+    def enforces_conditions(self) -> bool:
+        return self._conditions.enforced(Verb(self._bucket, "write", ""))
+
+    def close(self) -> None:
+        self._bucket.close()
+
+    def open(
+        self,
+        key: str,
+        *,
+        start: int = 0,
+        if_match: str | None = None,
+        cancel: Cancel | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Reading:
+        verb = Verb(self._bucket, "open", key, cancel, on_retry)
+        if self._ranged and is_plain(key):
+            try:
+                return Ranges(verb, start, if_match).begin()
+            except Unranged:
+                self._ranged = False  # one plain stream still works, here and for the next object
+        return Stream(verb, start, if_match).begin()
+
+    def write(
+        self,
+        key: str,
+        buffers: Iterable[Buffer],
+        *,
+        size_hint_bytes: int | None = None,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        cancel: Cancel | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> ObjectMeta:
+        """Write all of ``buffers`` as ``key``; see :meth:`creds.store.Store.write`.
+
+        Where the server does not enforce conditions (:attr:`enforces_conditions`), they are compared with a HEAD
+        before the first byte and again just before the object is published. Another writer between that HEAD and the
+        publishing is not noticed: that race is the server's, and cannot be closed from here.
+        """
+        described: dict[str, Any] = {}
+        if content_type is not None:
+            described["ContentType"] = content_type
+        if metadata:
+            described["Metadata"] = dict(metadata)
+        verb = Verb(self._bucket, "write", key, cancel, on_retry)
+        publisher = Publisher(verb, self._conditions, if_match, if_none_match=if_none_match)
+        return Upload(verb, publisher, described).run(buffers, size_hint_bytes)
+
+    def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
+        verb = Verb(self._bucket, "head", key, cancel)
+        return verb.stoppable(verb.head)
+
+    def list(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
+        verb = Verb(self._bucket, "list", prefix, cancel)
+
+        def page(token: str | None) -> Any:
+            asked = {} if token is None else {"ContinuationToken": token}
+
+            def ask(client: Any) -> Any:
+                return client.list_objects_v2(Bucket=self._bucket.name, Prefix=prefix, **asked)
+
+            return verb.stoppable(lambda: verb.call(ask))
+
+        token: str | None = None
+        while True:
+            answer = page(token)
+            for entry in answer.get("Contents", ()):
+                yield meta.of_entry(entry)
+            if not answer.get("IsTruncated"):
+                return
+            before, token = token, answer.get("NextContinuationToken")
+            if token is None or token == before:
+                raise verb.failed(StoreError, "the server's pages do not end")
+
+    def delete(self, key: str, *, cancel: Cancel | None = None) -> None:
+        verb = Verb(self._bucket, "delete", key, cancel)
+        try:
+            verb.stoppable(lambda: verb.call(lambda client: client.delete_object(**verb.target)))
+        except ObjectNotFound:
+            return  # some servers do tell; it is gone either way
+
+    def sign(self, key: str, method: str = "GET", *, expires_seconds: int = 3600) -> str:
+        """A presigned URL for GET or PUT. Its life is the shorter of ``expires_seconds`` and the keys' own.
+
+        Raises:
+            NotSupported: another method, or an anonymous store.
+            ValueError: ``expires_seconds`` is not within 1 second and 7 days, which is S3's limit.
+        """
+        verb = Verb(self._bucket, "sign", key)
+        calls = {"GET": "get_object", "PUT": "put_object"}
+        if method not in calls:
+            raise verb.failed(NotSupported, "only GET and PUT can be signed")
+        if not self._bucket.signs:
+            raise verb.failed(NotSupported, "an anonymous store has no keys to sign with")
+        if not 1 <= expires_seconds <= 7 * 24 * 3600:
+            raise ValueError(f"expires_seconds is {expires_seconds}; S3 signs for 1 second to 7 days")
+        client = self.client
+        with verb.speaking():
+            url: str = client.generate_presigned_url(calls[method], Params=verb.target, ExpiresIn=expires_seconds)
+        return url

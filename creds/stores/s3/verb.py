@@ -1,0 +1,111 @@
+"""One verb on one key: its requests by boto3, with retries, and its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from creds import retry
+from creds.errors import StoreError, ToolkitError
+from creds.store import Cancel, ObjectMeta, OnRetry, Retries
+from creds.stores.s3 import meta
+from creds.stores.s3.bucket import Bucket
+from creds.stores.s3.errors import error_of, failed, from_boto
+from creds.stores.s3.wire import Wire
+
+E = TypeVar("E", bound=StoreError)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """What the caller asked for, as far as all verbs have it; ``op`` is its name in errors and retries."""
+
+    bucket: Bucket
+    op: str
+    key: str
+    cancel: Cancel | None = None
+    on_retry: OnRetry | None = None
+
+    @property
+    def target(self) -> dict[str, str]:
+        """The key, as boto3 is told."""
+        return {"Bucket": self.bucket.name, "Key": self.key}
+
+    @property
+    def where(self) -> str:
+        """The key's masked location, as one printable line."""
+        shown = (
+            c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in self.key
+        )
+        return f"{self.bucket.location}/{''.join(shown)}"
+
+    def failed(self, kind: type[E], said: str, **more: Any) -> E:
+        """An error of this verb."""
+        return failed(kind, self.op, self.where, said, **more)
+
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Turn what boto3 raises in the block into this toolkit's errors."""
+        from botocore.exceptions import BotoCoreError, ClientError
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except ToolkitError:
+            raise
+        except (BotoCoreError, ClientError, HTTPError, OSError) as error:
+            if self.cancel is not None:
+                self.cancel.check()
+            raise error_of(from_boto(error), self.op, self.where) from error
+
+    def call(self, work: Callable[[Any], T], retries: Retries | None = None) -> T:
+        """Do one idempotent request, which ``work`` makes of the client, in this thread."""
+
+        def attempt() -> T:
+            client = self.bucket.client
+            with self.speaking():
+                return work(client)
+
+        return retry.run(attempt, self.schedule(retries), cancel=self.cancel, refresh=self.bucket.refresher())
+
+    def stoppable(self, work: Callable[[], T]) -> T:
+        """Do ``work`` so that ``cancel`` ends it at once, even inside a call that cannot be interrupted."""
+        if self.cancel is None:
+            return work()
+        self.cancel.check()
+        wire = Wire()
+        with self.cancel.calling(wire.stop):
+            try:
+                return wire.do(work, self.cancel)
+            finally:
+                wire.stop()
+
+    def schedule(self, retries: Retries | None = None) -> retry.Schedule:
+        """When, and whether, this verb tries again."""
+        return retry.Schedule(self.op, retries or self.bucket.options.retries, on_retry=self.on_retry)
+
+    def head(self) -> ObjectMeta:
+        """What the server says of the key, asked in this thread."""
+        call = replace(self, op="head").call
+
+        def get(client: Any, **ranged: str) -> ObjectMeta:
+            response = client.get_object(**self.target, **ranged)
+            response["Body"].close()
+            return meta.of_response(self.key, response)
+
+        try:
+            return call(lambda client: meta.of_response(self.key, client.head_object(**self.target)))
+        except StoreError as error:
+            if error.http_status is None or error.retryable:
+                raise
+        # The answer to a HEAD has no body, so it cannot tell a missing key from a missing bucket, or wrong keys from
+        # a lacking permission; a GET of one byte can.
+        try:
+            return call(lambda client: get(client, Range="bytes=0-0"))
+        except StoreError as error:
+            if error.http_status != 416:
+                raise
+        return call(get)  # empty: no range of it exists

@@ -1,0 +1,138 @@
+"""Writing one object: a single PUT when it fits into one part, else parts side by side."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from creds.errors import StoreError
+from creds.store import Buffer, Cancel, ObjectMeta, Retries, Share
+from creds.stores.s3.parts import MAX_PARTS, Gather, etag_of, first_part_bytes, part_bytes_at
+from creds.stores.s3.publishing import Publisher
+from creds.stores.s3.verb import Verb
+from creds.stores.s3.wire import STOP_SECONDS, Wire, spawn
+
+T = TypeVar("T")
+
+_ABORT_SECONDS = 10.0
+
+
+class Upload:
+    """One write: published only when complete, and nothing of it stays otherwise."""
+
+    def __init__(self, verb: Verb, publisher: Publisher, described: Mapping[str, Any]) -> None:
+        self._verb = verb
+        self._cancel = verb.cancel or Cancel()
+        self._publisher = publisher
+        self._described = described
+        self._wire = Wire()
+        self._running: dict[concurrent.futures.Future[dict[str, Any]], int] = {}
+        self._done: list[dict[str, Any]] = []
+        self._size = 0
+
+    def run(self, buffers: Iterable[Buffer], size_hint_bytes: int | None) -> ObjectMeta:
+        self._cancel.check()
+        first = first_part_bytes(size_hint_bytes, self._verb.bucket.options.part_bytes)
+        gather = Gather(buffers, self._cancel.check)
+        with self._cancel.calling(self._wire.stop), self._verb.bucket.window.stream() as share:
+            if self._publisher.conditional:
+                self._here(self._publisher.compare_unless_enforced)
+            share.take(first)
+            content = gather.take(first)
+            share.give(first - len(content))
+            if len(content) < first:
+                return self._here(lambda: self._put(content))
+            return self._multipart(gather, content, share, hinted=size_hint_bytes is not None)
+
+    def _here(self, work: Callable[[], T]) -> T:
+        """Do ``work`` in a thread of its own, and stop waiting for it when the write is stopped."""
+        return self._wire.do(work, self._cancel)
+
+    def _put(self, content: bytes) -> ObjectMeta:
+        def send(client: Any, headers: Mapping[str, str]) -> Any:
+            return client.put_object(**self._verb.target, **self._described, **headers, Body=content)
+
+        def etag() -> str:
+            return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+
+        return self._publisher.publish(send, len(content), etag)
+
+    # Parts.
+
+    def _multipart(self, gather: Gather, content: bytes, share: Share, *, hinted: bool) -> ObjectMeta:
+        first = len(content)
+        upload_id = self._here(lambda: self._verb.call(self._create))
+        try:
+            number = 1
+            while content:
+                self._send(upload_id, number, content)
+                number += 1
+                count = part_bytes_at(number, first, hinted=hinted)
+                self._make_room(share, count)
+                content = gather.take(count)
+                share.give(count - len(content))
+            while self._running:
+                self._reap(share)
+            return self._here(lambda: self._complete(upload_id))
+        except BaseException as error:
+            self._abort(upload_id, quick=self._cancel.cancelled or not isinstance(error, Exception))
+            raise
+
+    def _create(self, client: Any) -> str:
+        summed = {"ChecksumAlgorithm": "CRC32"} if self._verb.bucket.checksums else {}
+        upload_id: str = client.create_multipart_upload(**self._verb.target, **self._described, **summed)["UploadId"]
+        return upload_id
+
+    def _send(self, upload_id: str, number: int, content: bytes) -> None:
+        if number > MAX_PARTS:
+            raise self._verb.failed(StoreError, f"larger than {MAX_PARTS} parts hold", hint="give a size hint")
+        self._size += len(content)
+
+        def send(client: Any) -> dict[str, Any]:
+            answer = client.upload_part(**self._verb.target, UploadId=upload_id, PartNumber=number, Body=content)
+            sums = {
+                name: value for name, value in answer.items() if name.startswith("Checksum") and name != "ChecksumType"
+            }
+            return {"PartNumber": number, "ETag": answer["ETag"], **sums}
+
+        self._running[spawn(lambda: self._verb.call(send), self._wire)] = len(content)
+
+    def _make_room(self, share: Share, count: int) -> None:
+        """Wait until the next part may be gathered: at once when none is on its way, else within the window."""
+        while self._running:
+            if len(self._running) < self._verb.bucket.options.parallel_parts and share.try_take(count):
+                return
+            self._reap(share)
+        share.take(count)
+
+    def _reap(self, share: Share) -> None:
+        """Wait for a part to arrive, and account for all that have."""
+        self._wire.wait_for(tuple(self._running), self._cancel)
+        for future in [future for future in self._running if future.done()]:
+            share.give(self._running.pop(future))
+            self._done.append(future.result())
+
+    def _complete(self, upload_id: str) -> ObjectMeta:
+        parts = sorted(self._done, key=lambda part: int(part["PartNumber"]))
+
+        def send(client: Any, headers: Mapping[str, str]) -> Any:
+            return client.complete_multipart_upload(
+                **self._verb.target, **headers, UploadId=upload_id, MultipartUpload={"Parts": parts}
+            )
+
+        return self._publisher.publish(send, self._size, lambda: etag_of([str(part["ETag"]) for part in parts]))
+
+    def _abort(self, upload_id: str, *, quick: bool) -> None:
+        """Remove the parts, as well as can be done: the failure that led here is what the caller hears of."""
+        self._wire.stop()
+        concurrent.futures.wait(self._running, timeout=STOP_SECONDS)
+        patience = Retries(attempts=3, for_seconds=_ABORT_SECONDS / 2)
+
+        def abort(client: Any) -> None:
+            client.abort_multipart_upload(**self._verb.target, UploadId=upload_id)
+
+        future = spawn(lambda: replace(self._verb, cancel=None, on_retry=None).call(abort, patience), None)
+        concurrent.futures.wait((future,), timeout=STOP_SECONDS if quick else _ABORT_SECONDS)
