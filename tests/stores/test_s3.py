@@ -31,6 +31,7 @@ from creds.errors import (
     StoreError,
 )
 from creds.keys import AwsKeys
+from creds.store import Window
 from creds.stores.s3 import S3Store
 from creds.stores.s3.parts import first_part_bytes, part_bytes_at
 from creds.testing import Fault, FaultProxy
@@ -579,3 +580,26 @@ use("parent")
 store.close()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_reading_on_after_close_is_cancelled(seaweed, bucket):
+    """A reading whose store was closed ends with Cancelled, not with an error of the event loop."""
+    store = s3_store(seaweed, bucket, window=Window(1 << 20), part_bytes=1 << 20)
+    store.write("k", [bytes(3 << 20)])
+    with store.open("k") as reading:
+        next(iter(reading))
+        store.close()
+        with pytest.raises(Cancelled):
+            list(reading)
+
+
+def test_an_answer_that_is_not_s3s(seaweed, bucket):
+    """A server that answers 200 with something else is a StoreError, whatever it leaves out."""
+    with FaultProxy(seaweed.address) as proxy:
+        proxy.add(Fault(match="^(POST|GET)", status=200, body=b"<Answer><Contents/></Answer>", times=9))
+        store = s3_store(seaweed, bucket, endpoint_url=proxy.url, part_bytes=8 << 20)
+        with pytest.raises(StoreError, match="an answer that is not S3's"):
+            store.write("k", [bytes(8 << 20), b"x"])
+        with pytest.raises(StoreError, match="an answer that is not S3's"):
+            list(store.list())
+        store.close()

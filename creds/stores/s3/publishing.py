@@ -56,7 +56,11 @@ class Publisher:
                 if uncertain or not headers or not isinstance(error, ObjectNotFound):
                     uncertain = uncertain or error.retryable
                     raise
-                response = self._send_unconditionally(send, client, error)
+                try:
+                    response = self._send_unconditionally(send, client, error)
+                except StoreError as second:
+                    uncertain = second.retryable
+                    raise
             return replace(meta.of_response(self._verb.key, response), size_bytes=size)
 
         return self._verb.call(attempt)

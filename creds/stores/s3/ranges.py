@@ -107,7 +107,13 @@ class Ranges(S3Reading):
     def _submit(
         self, count: int, reader: Reader, known: concurrent.futures.Future[None] | None = None
     ) -> concurrent.futures.Future[Any]:
-        future = asyncio.run_coroutine_threadsafe(self._get(self._next, count, reader, known), self._loop)
+        part = self._get(self._next, count, reader, known)
+        try:
+            future = asyncio.run_coroutine_threadsafe(part, self._loop)
+        except RuntimeError:
+            # The store was closed meanwhile, and its loop with it.
+            part.close()
+            raise self._was_closed() from None
         self._pending.append((count, future))
         return future
 

@@ -132,19 +132,19 @@ class S3Store:
     def list(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
         verb = Verb(self._bucket, "list", prefix, cancel)
 
-        def page(token: str | None) -> Any:
+        def page(token: str | None) -> tuple[Any, list[ObjectMeta]]:
             asked = {} if token is None else {"ContinuationToken": token}
 
-            def ask(client: Any) -> Any:
-                return client.list_objects_v2(Bucket=self._bucket.name, Prefix=prefix, **asked)
+            def ask(client: Any) -> tuple[Any, list[ObjectMeta]]:
+                answer = client.list_objects_v2(Bucket=self._bucket.name, Prefix=prefix, **asked)
+                return answer, [meta.of_entry(entry) for entry in answer.get("Contents", ())]
 
             return verb.stoppable(lambda: verb.call(ask))
 
         token: str | None = None
         while True:
-            answer = page(token)
-            for entry in answer.get("Contents", ()):
-                yield meta.of_entry(entry)
+            answer, found = page(token)
+            yield from found
             if not answer.get("IsTruncated"):
                 return
             before, token = token, answer.get("NextContinuationToken")

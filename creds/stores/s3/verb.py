@@ -60,6 +60,9 @@ class Verb:
             if self.cancel is not None:
                 self.cancel.check()
             raise error_of(from_boto(error), self.op, self.where) from error
+        except (KeyError, ValueError) as error:
+            # botocore reads an answer of any shape: what is missing or unreadable in it is met here.
+            raise self.failed(StoreError, "an answer that is not S3's", hint="check the endpoint") from error
 
     def call(self, work: Callable[[Any], T], retries: Retries | None = None) -> T:
         """Do one idempotent request, which ``work`` makes of the client, in this thread."""
@@ -80,8 +83,9 @@ class Verb:
         with self.cancel.calling(wire.stop):
             try:
                 return wire.do(work, self.cancel)
-            finally:
+            except BaseException:
                 wire.stop()
+                raise
 
     def schedule(self, retries: Retries | None = None) -> retry.Schedule:
         """When, and whether, this verb tries again."""
