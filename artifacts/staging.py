@@ -481,6 +481,8 @@ class StagingDir:
 
     def _upload(self, job: Job, work: _Work) -> Receipt:
         work.cancel.check()
+        if job.error is not None:
+            raise job.error
         if job.resolved is None:
             return self._passed("upload", job, "skipped", warnings=({"code": "no-location", "path": job.label},))
         path = self._label(job.label)
@@ -658,19 +660,14 @@ def _orderly(work: Callable[[Job], Receipt], job: Job, others: Cancel | None) ->
     An operating system's refusal is this machine's failure, whichever call met it.
     """
     try:
-        if job.error is not None:
-            raise job.error
-        try:
-            return work(job)
-        except OSError as error:
-            if isinstance(error, ToolkitError):
-                raise
-            raise DiskError.of("work in", str(error.filename or job.label), error) from error
+        return work(job)
     except Cancelled:
         raise
-    except BaseException:
+    except BaseException as error:
         if others is not None:
             others.cancel("another artifact failed")
+        if isinstance(error, OSError) and not isinstance(error, ToolkitError):
+            raise DiskError.of("work in", str(error.filename or job.label), error) from error
         raise
 
 

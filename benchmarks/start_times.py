@@ -2,8 +2,8 @@
 
     python benchmarks/start_times.py [RUNS]
 
-Whole processes, alternating, medians. The import is compared with importing pydantic and making one model, which reading
-a request needs anyway; the goals are at most 80 ms over that, and 150 ms for --help.
+Whole processes, alternating, medians. The import is compared with importing pydantic and making one model, which
+reading a request needs anyway; the goals are at most 80 ms over that, and 150 ms for --help.
 """
 
 import statistics

@@ -1,9 +1,9 @@
 """A folder into a tar stream: what is there is listed first, then written, the same content always as the same bytes.
 
 Members are sorted by the bytes of their stored name (``data-2``, ``data/``, ``data/x``) and owned by nobody (0, no
-names), with the permission bits of their mode and their time in whole seconds, as ustar (POSIX.1-1988) with a pax header
-only where ustar cannot say it. The stream ends with two zero blocks and is not padded to a record. Nothing is followed:
-links are stored as links, and what is no file, folder or link is named instead.
+names), with the permission bits of their mode and their time in whole seconds, as ustar (POSIX.1-1988) with a pax
+header only where ustar cannot say it. The stream ends with two zero blocks and is not padded to a record. Nothing is
+followed: links are stored as links, and what is no file, folder or link is named instead.
 """
 
 from __future__ import annotations
