@@ -128,9 +128,11 @@ _SEEN = {
 
 def _unpack(stream: Stream, tree: Tree, name: str) -> str:
     head = stream.peek(BLOCK_BYTES)
-    compression = sniff_compression(head)
+    # A tar begins with its first member's name, which may be anything, another format's magic bytes too.
+    first_member = len(head) == BLOCK_BYTES and any(head) and checksum_holds(head)
+    compression = None if first_member else sniff_compression(head)
     if compression is None:
-        if head.startswith(_ZIP_MAGIC):
+        if head.startswith(_ZIP_MAGIC) and not first_member:
             with tree.spool(stream) as file:
                 unzip(file, tree)
             return "zip"

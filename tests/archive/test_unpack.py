@@ -168,6 +168,14 @@ def test_the_bytes_decide_not_the_name(place, source, compression):
     assert done.format == f"tar+{compression}"
 
 
+@pytest.mark.parametrize("magic", [b"\x1f\x8b\x08", b"BZh91AY&SY", b"PK\x03\x04", b"\x28\xb5\x2f\xfd"])
+def test_a_first_member_named_like_another_formats_magic(place, magic):
+    """A tar begins with a file name, which may be any bytes: a header whose checksum holds is a tar."""
+    name = os.fsdecode(magic)
+    assert place.unpack(made((member(name), b"x"), format_=tarfile.GNU_FORMAT)).format == "tar"
+    assert {os.fsencode(path) for path in place.names()} == {magic}
+
+
 def made(*members: tuple[tarfile.TarInfo, bytes], format_: int = tarfile.PAX_FORMAT) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=format_) as tar:
