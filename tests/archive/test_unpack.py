@@ -173,7 +173,7 @@ def test_a_first_member_named_like_another_formats_magic(place, magic):
     """A tar begins with a file name, which may be any bytes: a header whose checksum holds is a tar."""
     name = os.fsdecode(magic)
     assert place.unpack(made((member(name), b"x"), format_=tarfile.GNU_FORMAT)).format == "tar"
-    assert {os.fsencode(path) for path in place.names()} == {magic}
+    assert magic in {os.fsencode(path) for path in place.names()}
 
 
 def made(*members: tuple[tarfile.TarInfo, bytes], format_: int = tarfile.PAX_FORMAT) -> bytes:
