@@ -6,8 +6,10 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # one is unknown to typeshed
 
 from creds import retry
 from creds.errors import StoreError, Unauthenticated
@@ -92,6 +94,7 @@ class Bucket:
                     provider=self._provider,
                     virtual=self._virtual,
                     checksums=self.checksums,
+                    proxies=self._proxies(),
                 )
             return self._client
 
@@ -109,9 +112,19 @@ class Bucket:
                     region=self._region,
                     keys=keys,
                     virtual=self._virtual,
+                    proxies=self._proxies(),
                 )
                 self._reader = keys, engine
             return Reader(self._reader[1], self._refresher(keys))
+
+    def _proxies(self) -> Mapping[str, str]:
+        """The proxy by scheme for this server, for both engines alike; none where it is to be reached directly."""
+        host = urlsplit(self._endpoint_url or f"https://s3.{self._region}.amazonaws.com").netloc
+        given = self.options.proxies
+        proxies = dict(getproxies_environment() if given is None else given)
+        if proxy_bypass_environment(host, proxies):
+            return {}
+        return {scheme: url for scheme, url in proxies.items() if scheme in ("http", "https")}
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop that obstore's calls run on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from botocore.credentials import CredentialResolver, Credentials, ReadOnlyCreden
 from botocore.loaders import Loader
 from botocore.session import Session
 
-from creds.store import StoreOptions
+from creds.store import StoreOptions, Tls
 from creds.stores.s3.wire import Wire, current
 
 if TYPE_CHECKING:
@@ -62,7 +63,13 @@ class _Connection(_Known, AWSHTTPConnection):  # type: ignore[misc]  # botocore 
 
 
 class _TLSConnection(_Known, AWSHTTPSConnection):  # type: ignore[misc]  # as above
-    pass
+    trusted: str | None = None
+    """Certificates trusted beside botocore's own, as PEM."""
+
+    def connect(self) -> None:
+        # botocore knows one bundle or another; urllib3 beneath it adds these to whichever it is.
+        self.ca_cert_data = self.trusted
+        super().connect()
 
 
 class _Pool(AWSHTTPConnectionPool):  # type: ignore[misc]  # as above
@@ -119,6 +126,7 @@ def make_client(
     provider: CredentialProvider | None,
     virtual: bool,
     checksums: bool,
+    proxies: Mapping[str, str],
 ) -> Any:
     """A boto3 client that takes nothing from the environment and asks ``provider`` for keys at every signature."""
     core = Session(
@@ -160,10 +168,31 @@ def make_client(
             use_fips_endpoint=False,
             use_dualstack_endpoint=False,
             user_agent=_NAME,
+            proxies=proxies,
+            client_cert=_client_cert(options.tls),
         ),
     )
     # The one private name used: without it a stopped verb's threads would wait for the server, or the timeouts. With
     # a botocore that lacks it they do.
     with contextlib.suppress(AttributeError):
-        client._endpoint.http_session._pool_classes_by_scheme.update(http=_Pool, https=_TLSPool)  # noqa: SLF001 - see above
+        pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001 - see above
+        pools.update(http=_Pool, https=_trusting(options.tls.ca_pem))
     return client
+
+
+def _trusting(ca_pem: bytes | None) -> type[_TLSPool]:
+    """A pool of connections that trust ``ca_pem`` too."""
+
+    class Connection(_TLSConnection):
+        trusted = None if ca_pem is None else ca_pem.decode("ascii")
+
+    class Pool(_TLSPool):
+        ConnectionCls = Connection
+
+    return Pool
+
+
+def _client_cert(tls: Tls) -> str | tuple[str, str] | None:
+    if tls.client_cert is None or tls.client_key is None:
+        return tls.client_cert
+    return tls.client_cert, tls.client_key

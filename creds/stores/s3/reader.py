@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -10,6 +11,8 @@ from obstore.store import S3Store
 from creds.store import StoreOptions
 
 if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
     from creds.keys import AwsKeys
 
 
@@ -21,6 +24,7 @@ def make_reader(
     region: str,
     keys: AwsKeys | None,
     virtual: bool,
+    proxies: Mapping[str, str],
 ) -> S3Store:
     """An obstore store that takes nothing from the environment. Its keys are one snapshot, never renewed."""
     endpoint = endpoint_url or _aws_endpoint(region)
@@ -36,6 +40,14 @@ def make_reader(
             "expires_at": None,
         }
 
+    network: ClientConfig = {}
+    if options.tls.ca_pem is not None:
+        network["root_certificate"] = options.tls.ca_pem
+    if (proxy := proxies.get(urlsplit(endpoint).scheme)) is not None:
+        network["proxy_url"] = proxy
+    else:
+        # Unsaid, the environment would say it: a proxy that is used for no host is none.
+        network.update(proxy_url="http://127.0.0.1:9", proxy_excludes="*")
     return S3Store(
         bucket,
         endpoint=endpoint,
@@ -66,6 +78,7 @@ def make_reader(
             "read_timeout": f"{round(options.read_timeout_seconds * 1000)}ms",
             "timeout": f"{round(options.read_timeout_seconds * 60_000)}ms",
             "user_agent": "artifact-creds",
+            **network,
         },
         retry_config={"max_retries": 0},
     )

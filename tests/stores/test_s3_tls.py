@@ -1,0 +1,105 @@
+"""S3 over TLS with a private authority, with a client's certificate, and through a proxy; every leg of it."""
+
+from __future__ import annotations
+
+import pytest
+from s3stores import s3_store
+from tlsfront import Authority, forward_proxy, tls_front
+
+from creds.errors import StoreError, StoreUnavailable
+from creds.store import Tls
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path)
+
+
+def round_trip(store) -> None:
+    """Every kind of leg: a PUT and a HEAD by boto3, a GET by obstore, a GET of an odd key by boto3, a listing."""
+    for key in ("plain", "odd//key"):
+        store.write(key, [b"content"])
+        with store.open(key) as reading:
+            assert b"".join(reading) == b"content"
+    assert store.head("plain").size_bytes == 7
+    assert [entry.key for entry in store.list("pl")] == ["plain"]
+
+
+def test_a_private_authority_is_trusted_beside_the_systems(seaweed, bucket, authority):
+    """With its certificate given every leg works; without it none does, at once, with a hint and without retries."""
+    with tls_front(seaweed.address, authority) as front:
+        url = f"https://localhost:{front.port}"
+        store = s3_store(seaweed, bucket, endpoint_url=url, tls=Tls(ca_pem=authority.pem))
+        round_trip(store)
+        store.close()
+        store = s3_store(seaweed, bucket, endpoint_url=url)
+        for call in (
+            lambda: store.open("plain").__enter__(),
+            lambda: store.write("k", [b"x"]),
+            lambda: store.head("k"),
+        ):
+            with pytest.raises(StoreError) as caught:
+                call()
+            assert not caught.value.retryable
+            assert "certificate" in f"{caught.value} {caught.value.hint}"
+        store.close()
+
+
+def test_a_certificate_for_another_name_is_refused(seaweed, bucket, authority):
+    """The name counts, not only the signature."""
+    with tls_front(seaweed.address, authority) as front:
+        store = s3_store(seaweed, bucket, endpoint_url=f"https://127.0.0.2:{front.port}", tls=Tls(ca_pem=authority.pem))
+        with pytest.raises(StoreError):
+            store.head("k")
+        with pytest.raises(StoreError):
+            store.open("k").__enter__()
+        store.close()
+
+
+def test_a_client_certificate_is_shown_on_every_leg(seaweed, bucket, authority):
+    """A server that asks for one gets it, from boto3 for reads too; without one nothing works."""
+    with tls_front(seaweed.address, authority, client_cert=True) as front:
+        url = f"https://localhost:{front.port}"
+        tls = Tls(ca_pem=authority.pem, client_cert=authority.client_cert, client_key=authority.client_key)
+        store = s3_store(seaweed, bucket, endpoint_url=url, tls=tls)
+        round_trip(store)
+        store.close()
+        store = s3_store(seaweed, bucket, endpoint_url=url, tls=Tls(ca_pem=authority.pem))
+        with pytest.raises(StoreUnavailable):
+            store.head("plain")
+        store.close()
+
+
+@pytest.mark.parametrize("source", ["options", "environment"])
+def test_a_proxy_is_used_by_both_engines(seaweed, bucket, authority, monkeypatch, source):
+    """Given by options or by the environment, for plaintext and TLS; what is excluded goes directly."""
+    with forward_proxy() as proxy, tls_front(seaweed.address, authority) as front:
+        url = f"http://127.0.0.1:{proxy.port}"
+        if source == "environment":
+            monkeypatch.setenv("HTTPS_PROXY", url)
+            options = {}
+        else:
+            options = {"proxies": {"https": url, "http": url}}
+        https = f"https://localhost:{front.port}"
+        store = s3_store(seaweed, bucket, endpoint_url=https, tls=Tls(ca_pem=authority.pem), **options)
+        round_trip(store)
+        store.close()
+        assert set(proxy.connects) == {f"localhost:{front.port}"}
+        used = len(proxy.connects)
+        assert used >= 2
+        monkeypatch.setenv("HTTPS_PROXY", url)
+        for direct in ({"proxies": {}}, {"proxies": {"https": url, "no": "localhost"}}):
+            store = s3_store(seaweed, bucket, endpoint_url=https, tls=Tls(ca_pem=authority.pem), **direct)
+            round_trip(store)
+            store.close()
+        assert len(proxy.connects) == used
+
+
+def test_plaintext_through_a_proxy(seaweed, bucket):
+    """An http endpoint is asked for by its whole URL."""
+    with forward_proxy() as proxy:
+        store = s3_store(seaweed, bucket, proxies={"http": f"http://127.0.0.1:{proxy.port}"})
+        round_trip(store)
+        store.close()
+        assert all(target.startswith(seaweed.endpoint_url) for target in proxy.connects)
+        assert len(proxy.connects) >= 4
