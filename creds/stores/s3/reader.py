@@ -47,7 +47,7 @@ def make_reader(
         network["proxy_url"] = proxy
     else:
         # Unsaid, the environment would say it: a proxy that is used for no host is none.
-        network.update(proxy_url="http://127.0.0.1:9", proxy_excludes="*")
+        network["proxy_url"], network["proxy_excludes"] = "http://127.0.0.1:9", "*"
     return S3Store(
         bucket,
         endpoint=endpoint,
