@@ -87,8 +87,9 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _endpoints(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that name what a request may reach."""
+    """Options that name what a request may reach, and how."""
     for option in (
+        _network,
         click.option("--config", type=click.Path(dir_okay=False), help="The configuration file (artifacts.toml)."),
         click.option(
             "--endpoint",
@@ -97,6 +98,27 @@ def _endpoints(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="URL",
             help="An S3 server that requests may reach, such as http://minio.ml.svc:9000; repeatable, also "
             "$ARTIFACTS_ENDPOINTS. Naming http:// allows its plaintext.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _network(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every connection; :func:`_options` makes them one value."""
+    seconds = click.FloatRange(min=0, min_open=True)
+    for option in (
+        click.option("--read-timeout", type=seconds, metavar="SECONDS", help="For one silence of a server [60]."),
+        click.option("--connect-timeout", type=seconds, metavar="SECONDS", help="For one connection [10]."),
+        click.option("--retry-for", type=seconds, metavar="SECONDS", help="No new try begins later than this [120]."),
+        click.option("--retries", type=click.IntRange(min=0), metavar="N", help="Tries after the first [5]."),
+        click.option("--client-key", type=click.Path(dir_okay=False), metavar="FILE", help="Its key, if elsewhere."),
+        click.option("--client-cert", type=click.Path(dir_okay=False), metavar="FILE", help="A certificate to show."),
+        click.option(
+            "--ca",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="Certificates (PEM) to trust beside the system's.",
         ),
     ):
         command = option(command)
@@ -415,15 +437,55 @@ def _operator(
     named: tuple[str, ...],
     config: str | None,
     file_roots: tuple[str, ...],
-    ambient: bool,
-    profile: str | None,
+    **options: Any,
 ) -> tuple[Policy, StoreOptions]:
     """What the operator allows a request."""
     from creds.policy import Policy
-    from creds.store import StoreOptions
 
-    policy = Policy.for_requests(_named(session, named, config), file_roots=file_roots)
-    return policy, StoreOptions(ambient=ambient, profile=profile)
+    return Policy.for_requests(_named(session, named, config), file_roots=file_roots), _options(**options)
+
+
+def _options(
+    *,
+    ambient: bool,
+    profile: str | None,
+    ca: str | None,
+    client_cert: str | None,
+    client_key: str | None,
+    retries: int | None,
+    retry_for: float | None,
+    connect_timeout: float | None,
+    read_timeout: float | None,
+) -> StoreOptions:
+    """How stores talk, with the library's defaults where the command line says nothing."""
+    from creds.store import Retries, StoreOptions, Tls
+
+    if client_key is not None and client_cert is None:
+        raise click.UsageError("--client-key goes with --client-cert")
+    defaults, usual = StoreOptions(), Retries()
+    return StoreOptions(
+        ambient=ambient,
+        profile=profile,
+        tls=Tls(ca_pem=_pem(ca), client_cert=client_cert, client_key=client_key),
+        retries=Retries(
+            attempts=usual.attempts if retries is None else 1 + retries,
+            for_seconds=usual.for_seconds if retry_for is None else retry_for,
+        ),
+        connect_timeout_seconds=connect_timeout or defaults.connect_timeout_seconds,
+        read_timeout_seconds=read_timeout or defaults.read_timeout_seconds,
+    )
+
+
+def _pem(name: str | None) -> bytes | None:
+    if name is None:
+        return None
+    try:
+        content = Path(name).read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"--ca {name}: {error.strerror}") from error
+    if b"-----BEGIN CERTIFICATE-----" not in content or not content.isascii():
+        raise click.UsageError(f"--ca {name} holds no certificate in PEM form")
+    return content
 
 
 def _staging_dir(session: Session, folder: str, *, keep_free: int, max_bytes: int | None, **rest: Any) -> StagingDir:
@@ -448,17 +510,14 @@ def _caller(
     *,
     named: tuple[str, ...],
     config: str | None,
-    ambient: bool,
-    profile: str | None,
     endpoint_url: str | None = None,
+    **options: Any,
 ) -> tuple[Policy, StoreOptions, list[Endpoint]]:
     """The caller's own authority."""
     from creds.policy import Policy
-    from creds.store import StoreOptions
 
     endpoints = _named(session, named, config)
-    policy = Policy.for_caller(endpoint_url=endpoint_url, endpoints=endpoints)
-    return policy, StoreOptions(ambient=ambient, profile=profile), endpoints
+    return Policy.for_caller(endpoint_url=endpoint_url, endpoints=endpoints), _options(**options), endpoints
 
 
 def _access(

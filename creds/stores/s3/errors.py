@@ -104,7 +104,12 @@ _BROKEN = _Rule(StoreUnavailable, retryable=True, said="the connection broke")
 _UNTRUSTED = _Rule(
     StoreUnavailable,
     said="the server's certificate is not trusted",
-    hint="check the endpoint's name and the certificate authority",
+    hint="check the endpoint's name, and give a private authority's certificate by --ca",
+)
+_UNSHOWN = _Rule(
+    StoreUnavailable,
+    said="the server ended the TLS handshake",
+    hint="if it asks for a client's certificate, show one by --client-cert",
 )
 _BARE_REDIRECT = _Rule(StoreError, said="redirected without saying where", hint=_HINT_REGION)
 _NOT_SENT = _Rule(StoreError, said="not a request that S3 allows")
@@ -124,6 +129,7 @@ _OBSTORE_LEADS = (
 # The first mark found in obstore's account of a failure that is not an answer names it.
 _OBSTORE_FAULTS: tuple[tuple[str, _Rule], ...] = (
     ("BareRedirect", _BARE_REDIRECT),
+    ("AlertReceived", _UNSHOWN),
     ("ertificate", _UNTRUSTED),
     ("dns error", _UNKNOWN_HOST),
     ("TimedOut", _SILENT),
@@ -185,7 +191,7 @@ def from_boto(error: Exception) -> Answer:
     if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError | TimeoutError):
         return Answer(fault=_SILENT)
     if isinstance(error, boto.SSLError):
-        return Answer(fault=_UNTRUSTED)
+        return Answer(fault=_UNSHOWN if "alert" in str(error).lower() else _UNTRUSTED)
     if isinstance(error, boto.ConnectionError):
         nameless = isinstance(error.kwargs.get("error"), NameResolutionError)
         return Answer(fault=_UNKNOWN_HOST if nameless else _UNREACHED)
