@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR
 from typing import IO, Any, Self
 
 from artifacts import transfer
@@ -22,7 +22,7 @@ from creds.location import Location
 from creds.models import Credentials
 from creds.policy import Policy
 from creds.resolve import Resolved, resolve
-from creds.store import Cancel, StoreOptions
+from creds.store import Cancel, ObjectMeta, StoreOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +241,55 @@ def put(
         return move.done(move.upload(source, if_absent=if_absent))
 
 
+def stat(url: str, *, access: Access | None = None, cancel: Cancel | None = None) -> ObjectMeta:
+    """What the store says of the object at ``url``, without its bytes.
+
+    Raises:
+        CredsError, Cancelled.
+    """
+    resolved = (access or Access()).resolve(url)
+    with contextlib.closing(resolved.open()) as store:
+        return store.head(resolved.key, cancel=cancel)
+
+
+def remove(url: str, *, access: Access | None = None, cancel: Cancel | None = None) -> None:
+    """Delete the object at ``url``; one that is absent already is no error (S3 cannot tell).
+
+    Raises:
+        CredsError, Cancelled.
+    """
+    resolved = (access or Access()).resolve(url)
+    with contextlib.closing(resolved.open()) as store:
+        store.delete(resolved.key, cancel=cancel)
+
+
+def copy(
+    source: str,
+    target: str,
+    *,
+    if_absent: bool = False,
+    access: Access | None = None,
+    on_event: OnEvent | None = None,
+    cancel: Cancel | None = None,
+) -> Receipt:
+    """Stream the object at ``source`` to ``target``, through this machine and not onto its disk.
+
+    Args:
+        if_absent: only where nothing is yet.
+
+    Raises:
+        ObjectChanged: ``if_absent``, and there is an object; or the source was replaced meanwhile.
+        CredsError, Cancelled: ``target`` is as it was.
+    """
+    there = (access or Access()).resolve(source)
+    with (
+        _moving("put", target, None, access, on_event, cancel) as move,
+        contextlib.closing(there.open()) as store,
+        store.open(there.key, cancel=cancel, on_retry=move.report.on_retry("put", move.label)) as reading,
+    ):
+        return move.done(move.upload(transfer.reading_source(reading), if_absent=if_absent))
+
+
 @contextlib.contextmanager
 def local_source(path: Path, key: str) -> Iterator[transfer.Source]:
     """What is at ``path``: a file as it is, or a folder packed by ``key``'s extension.
@@ -253,7 +302,7 @@ def local_source(path: Path, key: str) -> Iterator[transfer.Source]:
     except OSError as error:
         raise DiskError.of("read", str(path), error) from error
     try:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        if S_ISDIR(os.fstat(descriptor).st_mode):
             yield transfer.folder_source(scan(descriptor), key)
         else:
             yield transfer.file_source(descriptor, str(path))

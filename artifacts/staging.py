@@ -514,6 +514,7 @@ class StagingDir:
                 source,
                 if_match=record.etag,
                 if_none_match=record.empty,
+                same_is_done=True,
                 cancel=work.cancel,
                 on_bytes=self._report.on_bytes("upload", job.label),
                 on_retry=self._report.on_retry("upload", job.label),

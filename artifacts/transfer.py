@@ -32,7 +32,7 @@ from artifacts.archive.unpack import Unpacked, unpack, write_file
 from artifacts.errors import DiskError, IntegrityError
 from artifacts.limits import Budget
 from creds.errors import AccessDenied, ObjectChanged, ObjectNotFound
-from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Store
+from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, Store
 
 OnBytes = Callable[[int, int | None], None]
 """Called with the object's bytes so far and in all (None while unknown)."""
@@ -406,6 +406,12 @@ def stream_source(stream: IO[bytes]) -> Source:
     return Source(buffers=iter(lambda: stream.read(READ_BYTES), b""))
 
 
+def reading_source(reading: Reading) -> Source:
+    """What another store reads, as it comes."""
+    size = reading.meta.size_bytes
+    return Source(buffers=reading, size_hint_bytes=size, unpacked_bytes=size or 0, format=FILE)
+
+
 def upload(
     store: Store,
     key: str,
@@ -413,6 +419,7 @@ def upload(
     *,
     if_match: str | None = None,
     if_none_match: bool = False,
+    same_is_done: bool = False,
     cancel: Cancel | None = None,
     on_bytes: OnBytes | None = None,
     on_retry: OnRetry | None = None,
@@ -421,6 +428,8 @@ def upload(
 
     Args:
         if_match, if_none_match: the write's condition, as :meth:`creds.store.Store.write` takes it.
+        same_is_done: when the condition does not hold because the very bytes are there already, whoever stored them
+            (an earlier try that died before it could say so), that is success. Not for a lock or a marker.
         on_bytes: called about ten times a second.
 
     Raises:
@@ -448,7 +457,8 @@ def upload(
                 on_retry=attempts,
             )
         except ObjectChanged:
-            # An earlier try may have stored these very bytes and died before it could say so.
+            if not same_is_done:
+                raise
             for _ in sending:
                 pass
             same = _stored_already(store, key, tap, cancel)

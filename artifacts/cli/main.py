@@ -370,6 +370,62 @@ def put(session: Session, path: str, url: str, *, if_absent: bool, **rest: Any) 
 
 
 @cli.command()
+@click.argument("url")
+@_credentials
+@_anonymous
+@_profile
+@_endpoint_url
+@_endpoints
+@_common
+def stat(session: Session, url: str, **rest: Any) -> None:
+    """Show what the store says of one object."""
+    from artifacts import objects
+    from artifacts.cli.showing import show_meta
+
+    show_meta(session, objects.stat(url, access=_access(session, url, **rest), cancel=session.cancel))
+
+
+@cli.command()
+@click.argument("url")
+@_credentials
+@_anonymous
+@_profile
+@_endpoint_url
+@_endpoints
+@_common
+def rm(session: Session, url: str, **rest: Any) -> None:
+    """Delete one object; one that is absent already is no error."""
+    from artifacts import objects
+
+    objects.remove(url, access=_access(session, url, **rest), cancel=session.cancel)
+
+
+@cli.command()
+@click.argument("source", metavar="URL")
+@click.argument("target", metavar="URL")
+@click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
+@_credentials
+@_anonymous
+@_profile
+@_endpoint_url
+@_endpoints
+@_common
+def cp(session: Session, source: str, target: str, *, if_absent: bool, **rest: Any) -> None:
+    """Copy one object to another URL, through this machine and not onto its disk."""
+    from artifacts import objects
+
+    receipt = objects.copy(
+        source,
+        target,
+        if_absent=if_absent,
+        access=_access(session, target, **rest),
+        on_event=session.on_event,
+        cancel=session.cancel,
+    )
+    session.results([receipt])
+
+
+@cli.command()
 @_request
 @_operating
 @_common

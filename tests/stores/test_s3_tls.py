@@ -95,6 +95,15 @@ def test_a_proxy_is_used_by_both_engines(seaweed, bucket, authority, monkeypatch
         assert len(proxy.connects) == used
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_proxy_is_none_for_names_and_addresses(seaweed, bucket, monkeypatch, host):
+    """An empty mapping wins over the environment, whose proxy does not even exist."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    store = s3_store(seaweed, bucket, endpoint_url=f"http://{host}:{seaweed.address[1]}", proxies={})
+    round_trip(store)
+    store.close()
+
+
 def test_plaintext_through_a_proxy(seaweed, bucket):
     """An http endpoint is asked for by its whole URL."""
     with forward_proxy() as proxy:

@@ -46,8 +46,8 @@ def make_reader(
     if (proxy := proxies.get(urlsplit(endpoint).scheme)) is not None:
         network["proxy_url"] = proxy
     else:
-        # Unsaid, the environment would say it: a proxy that is used for no host is none.
-        network["proxy_url"], network["proxy_excludes"] = "http://127.0.0.1:9", "*"
+        # Unsaid, the environment would say it: a proxy that is used for no name and no address is none.
+        network["proxy_url"], network["proxy_excludes"] = "http://127.0.0.1:9", "*,0.0.0.0/0,::/0"
     return S3Store(
         bucket,
         endpoint=endpoint,
