@@ -10,113 +10,55 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from creds.errors import (
-        AccessDenied as AccessDenied,
-    )
-    from creds.errors import (
-        AmbiguousCredential as AmbiguousCredential,
-    )
-    from creds.errors import (
-        BucketNotFound as BucketNotFound,
-    )
-    from creds.errors import (
-        Cancelled as Cancelled,
-    )
-    from creds.errors import (
-        CredentialError as CredentialError,
-    )
-    from creds.errors import (
-        CredsError as CredsError,
-    )
-    from creds.errors import (
-        LocationError as LocationError,
-    )
-    from creds.errors import (
-        MissingCredential as MissingCredential,
-    )
-    from creds.errors import (
-        MissingDependency as MissingDependency,
-    )
-    from creds.errors import (
-        NotSupported as NotSupported,
-    )
-    from creds.errors import (
-        ObjectChanged as ObjectChanged,
-    )
-    from creds.errors import (
-        ObjectNotFound as ObjectNotFound,
-    )
-    from creds.errors import (
-        PolicyError as PolicyError,
-    )
-    from creds.errors import (
-        RefreshError as RefreshError,
-    )
-    from creds.errors import (
-        StoreError as StoreError,
-    )
-    from creds.errors import (
-        StoreTimeout as StoreTimeout,
-    )
-    from creds.errors import (
-        StoreUnavailable as StoreUnavailable,
-    )
-    from creds.errors import (
-        ToolkitError as ToolkitError,
-    )
-    from creds.errors import (
-        Unauthenticated as Unauthenticated,
-    )
-    from creds.errors import (
-        UnsupportedCredential as UnsupportedCredential,
-    )
+    from creds.errors import AccessDenied as AccessDenied
+    from creds.errors import AmbiguousCredential as AmbiguousCredential
+    from creds.errors import BucketNotFound as BucketNotFound
+    from creds.errors import Cancelled as Cancelled
+    from creds.errors import CredentialError as CredentialError
+    from creds.errors import CredsError as CredsError
+    from creds.errors import LocationError as LocationError
+    from creds.errors import MissingCredential as MissingCredential
+    from creds.errors import MissingDependency as MissingDependency
+    from creds.errors import NotSupported as NotSupported
+    from creds.errors import ObjectChanged as ObjectChanged
+    from creds.errors import ObjectNotFound as ObjectNotFound
+    from creds.errors import PolicyError as PolicyError
+    from creds.errors import RefreshError as RefreshError
+    from creds.errors import StoreError as StoreError
+    from creds.errors import StoreTimeout as StoreTimeout
+    from creds.errors import StoreUnavailable as StoreUnavailable
+    from creds.errors import ToolkitError as ToolkitError
+    from creds.errors import Unauthenticated as Unauthenticated
+    from creds.errors import UnsupportedCredential as UnsupportedCredential
     from creds.keys import AwsKeys as AwsKeys
     from creds.keys import CredentialProvider as CredentialProvider
     from creds.location import Location as Location
-    from creds.models import (
-        AWSCredential as AWSCredential,
-    )
-    from creds.models import (
-        Credentials as Credentials,
-    )
-    from creds.models import (
-        JWTCredential as JWTCredential,
-    )
-    from creds.models import (
-        PlainCredential as PlainCredential,
-    )
-    from creds.models import (
-        Secret as Secret,
-    )
+    from creds.models import AWSCredential as AWSCredential
+    from creds.models import Credentials as Credentials
+    from creds.models import JWTCredential as JWTCredential
+    from creds.models import PlainCredential as PlainCredential
+    from creds.models import Secret as Secret
     from creds.policy import Endpoint as Endpoint
+    from creds.policy import Issuer as Issuer
     from creds.policy import Policy as Policy
     from creds.policy import Verdict as Verdict
     from creds.resolve import Resolved as Resolved
     from creds.resolve import open_store as open_store
-    from creds.store import (
-        Cancel as Cancel,
-    )
-    from creds.store import (
-        ObjectMeta as ObjectMeta,
-    )
-    from creds.store import (
-        Reading as Reading,
-    )
-    from creds.store import (
-        Retries as Retries,
-    )
-    from creds.store import (
-        Retry as Retry,
-    )
-    from creds.store import (
-        Store as Store,
-    )
-    from creds.store import (
-        StoreOptions as StoreOptions,
-    )
-    from creds.store import (
-        Window as Window,
-    )
+    from creds.store import Cancel as Cancel
+    from creds.store import ObjectMeta as ObjectMeta
+    from creds.store import Reading as Reading
+    from creds.store import Retries as Retries
+    from creds.store import Retry as Retry
+    from creds.store import Ssh as Ssh
+    from creds.store import Store as Store
+    from creds.store import StoreOptions as StoreOptions
+    from creds.store import Sts as Sts
+    from creds.store import Tls as Tls
+    from creds.store import Window as Window
+    from creds.tokens import LiteralToken as LiteralToken
+    from creds.tokens import TokenFile as TokenFile
+    from creds.tokens import TokenVariable as TokenVariable
+    from creds.tokens import Verifier as Verifier
 
 _HOMES = {
     "AWSCredential": "creds.models",
@@ -131,7 +73,9 @@ _HOMES = {
     "Credentials": "creds.models",
     "CredsError": "creds.errors",
     "Endpoint": "creds.policy",
+    "Issuer": "creds.policy",
     "JWTCredential": "creds.models",
+    "LiteralToken": "creds.tokens",
     "Location": "creds.location",
     "LocationError": "creds.errors",
     "MissingCredential": "creds.errors",
@@ -149,15 +93,21 @@ _HOMES = {
     "Retries": "creds.store",
     "Retry": "creds.store",
     "Secret": "creds.models",
+    "Ssh": "creds.store",
     "Store": "creds.store",
     "StoreError": "creds.errors",
     "StoreOptions": "creds.store",
     "StoreTimeout": "creds.errors",
     "StoreUnavailable": "creds.errors",
+    "Sts": "creds.store",
+    "Tls": "creds.store",
+    "TokenFile": "creds.tokens",
+    "TokenVariable": "creds.tokens",
     "ToolkitError": "creds.errors",
     "Unauthenticated": "creds.errors",
     "UnsupportedCredential": "creds.errors",
     "Verdict": "creds.policy",
+    "Verifier": "creds.tokens",
     "Window": "creds.store",
     "open_store": "creds.resolve",
 }

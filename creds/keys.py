@@ -33,6 +33,7 @@ from creds.location import DEFAULT_REGION, Location, aws_host, is_aws_region, sp
 from creds.models import AWSCredential, Credentials, PlainCredential, Secret
 from creds.policy import Endpoint
 from creds.store import StoreOptions
+from creds.tokens import LiteralToken, TokenSource
 
 _LOG = logging.getLogger("creds")
 _HEADER_TEXT = re.compile(r"[!-~]+")
@@ -102,8 +103,8 @@ class TokenCache(Generic[L]):
     """One value that ends, made again before it does, for any number of threads.
 
     In the advisory window one thread tries early, and a failure keeps the old value. In the mandatory window all wait
-    for one refresh, and its failure is raised to each of them. Before both, asking costs a comparison. A window is never
-    more than its share of the value's life (a half, a quarter), so that short lives are used too.
+    for one refresh, and its failure is raised to each of them. Before both, asking costs a comparison. A window is
+    never more than its share of the value's life (a half, a quarter), so that short lives are used too.
 
     Args:
         make: makes a value; raises a ToolkitError when it cannot.
@@ -119,7 +120,7 @@ class TokenCache(Generic[L]):
         *,
         clock: Callable[[], float] = time.time,
         advisory_seconds: float = 900.0,
-        mandatory_seconds: float = 600.0,
+        mandatory_seconds: float = 60.0,
         pause_seconds: float = 1.0,
     ) -> None:
         self._make = make
@@ -131,10 +132,18 @@ class TokenCache(Generic[L]):
         self._failure: ToolkitError | None = None
         self._reset()
 
+    def __repr__(self) -> str:
+        return f"TokenCache({self._make!r})"
+
     def _reset(self) -> None:
-        # After a fork the lock may be held by a thread that is not there.
         self._lock = threading.Lock()
         self._pid = os.getpid()
+
+    def _locking(self) -> threading.Lock:
+        """The lock; another one after a fork, since the old may be held by a thread that is not there."""
+        if self._pid != os.getpid():
+            self._reset()
+        return self._lock
 
     def __call__(self) -> L:
         """The value of this moment.
@@ -145,21 +154,20 @@ class TokenCache(Generic[L]):
         held, now = self._held, self._clock()
         if held is not None and now < held.early_at:
             return held.value
-        if self._pid != os.getpid():
-            self._reset()
+        lock = self._locking()
         if held is None or now >= held.late_at:
-            with self._lock:
+            with lock:
                 return self._must()
-        if self._lock.acquire(blocking=False):
+        if lock.acquire(blocking=False):
             try:
                 self._may()
             finally:
-                self._lock.release()
+                lock.release()
         return held.value if self._held is None else self._held.value
 
     def refused(self, value: L) -> None:
         """Make a new value at the next call, if ``value`` is the one of this moment: its receiver refused it."""
-        with self._lock:
+        with self._locking():
             if self._held is not None and self._held.value == value:
                 self._held = replace(self._held, early_at=-math.inf, late_at=-math.inf)
 
@@ -177,22 +185,19 @@ class TokenCache(Generic[L]):
 
     def _may(self) -> None:
         """Try to make the value again, if nobody just did. Called with the lock."""
-        now = self._clock()
-        if self._held is None or now < self._held.early_at or 0 <= now - self._tried < self._early_pause():
+        now, held = self._clock(), self._held
+        assert held is not None
+        # After an early try that failed, the next ones are spread over the window.
+        pause = max(self._pause_seconds, min(60.0, (held.late_at - held.early_at) / 10))
+        if now < held.early_at or 0 <= now - self._tried < pause:
             return
         try:
             self._renew()
         except ToolkitError as error:
             _LOG.warning("a credential could not be renewed early, and is used until it ends: %s", error)
 
-    def _early_pause(self) -> float:
-        """After a failed early try, others are spread over the window."""
-        held = self._held
-        span = 0.0 if held is None else (held.late_at - held.early_at) / 10
-        return max(self._pause_seconds, min(span, 60.0)) if math.isfinite(span) else self._pause_seconds
-
     def _renew(self) -> None:
-        begun = self._tried = self._clock()
+        begun = self._clock()
         try:
             value = self._make()
         except ToolkitError as error:
@@ -221,7 +226,7 @@ class Identity:
     Attributes:
         kind: aws, plain, jwt, anonymous, ambient or profile.
         id: the access key or user, shortened; None where there is none, or it is known only once it is used.
-        source: ``request``, ``request.env``, ``ambient`` or ``profile:NAME``.
+        source: ``request``, ``request.env``, ``token`` (the caller's own JWT), ``ambient`` or ``profile:NAME``.
         expires_at: when it ends, if that is known.
     """
 
@@ -239,6 +244,10 @@ class Identity:
             "source": self.source,
             "expires_at": None if ends is None else ends.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
+
+
+Exchange = Callable[[TokenSource], tuple[Identity, CredentialProvider]]
+"""Turns the tokens of a source into keys for one endpoint."""
 
 
 class Region(NamedTuple):
@@ -264,6 +273,7 @@ class ChainKeys:
         self._lock = threading.Lock()
         self._session: Any = None
         self._credentials: Any = None
+        self._given: AwsKeys | None = None
 
     def __repr__(self) -> str:
         return f"ChainKeys(source={self.source!r})"
@@ -285,13 +295,20 @@ class ChainKeys:
             )
         # botocore has no public word for when keys end; static keys lack the attribute.
         ends = getattr(self._credentials, "_expiry_time", None)
-        return AwsKeys(
+        self._given = AwsKeys(
             access_key=frozen.access_key,
             secret_key=frozen.secret_key,
             token=frozen.token,
             expires_at=None if ends is None else ends.astimezone(UTC),
             source=self.source,
         )
+        return self._given
+
+    def refused(self, keys: AwsKeys) -> None:
+        """Read the setup anew at the next call, if ``keys`` are what it gave last: its files may have changed."""
+        with self._lock:
+            if self._given is not None and self._given.signs_like(keys):
+                self._session = self._credentials = self._given = None
 
     def region(self) -> str | None:
         """The region that the setup names, or None. Reads its files; raises as a call does."""
@@ -373,8 +390,10 @@ def identify(
     request_env: Mapping[str, str],
     ambient: bool = False,
     profile: str | None = None,
+    token: TokenSource | None = None,
+    exchange: Exchange | None = None,
 ) -> tuple[Identity, CredentialProvider | None]:
-    """Who speaks to S3, and with which keys. Pure: nothing of the machine's own is read here.
+    """Who speaks to S3, and with which keys. Nothing of the machine's own is read here, but a token by ``exchange``.
 
     The first line that applies decides; no later one is looked at:
 
@@ -382,7 +401,8 @@ def identify(
     line the request has                           then                                        source
     ==== ========================================= =========================================== ===========
     1    several kinds of credential               AmbiguousCredential
-    2    ``jwt``                                   UnsupportedCredential: not yet for S3
+    2    ``jwt``                                   MissingCredential where it is empty, else   request
+                                                   keys by STS
     3    ``plain``, user and password              the user is the access key                  request
     4    ``plain``, one of them or none            MissingCredential
     5    ``aws``, both keys                        these, with its own session token           request
@@ -392,9 +412,10 @@ def identify(
     8    ``aws``, no keys                          anonymous                                   request
     9    ``AWS_*`` pair in ``config.env``          that pair, with the token found there       request.env
     10   one of the two in ``config.env``          MissingCredential
-    11   nothing, and the caller gave ``profile``  that profile                                profile:NAME
-    12   nothing, and the caller gave ``ambient``  the caller's own chain                      ambient
-    13   nothing                                   anonymous                                   request
+    11   nothing, and the caller gave a token      keys by STS                                 token
+    12   nothing, and the caller gave ``profile``  that profile                                profile:NAME
+    13   nothing, and the caller gave ``ambient``  the caller's own chain                      ambient
+    14   nothing                                   anonymous                                   request
     ==== ========================================= =========================================== ===========
 
     So a request's own credential always comes before the caller's. Keys in ``aws`` come before a profile beside them,
@@ -405,19 +426,20 @@ def identify(
         request_env: the request's ``config.env``.
         ambient: the caller allows their own chain where the credential is absent.
         profile: the caller allows this profile of theirs where the credential is absent or names it.
+        token: makes the caller's own JWT where the credential is absent.
+        exchange: turns a JWT into an identity and keys for the endpoint; None has no STS to ask.
 
     Returns:
         What to say of the credential, and the provider; None is anonymous.
 
     Raises:
         CredentialError: as in the table; no message holds a value.
-        PolicyError: line 7.
+        PolicyError: line 7; and as ``exchange`` raises.
+        RefreshError: the token of line 2 or 11 has ended.
     """
-    kind = kind_of(credentials)
-    if credentials is not None and kind == "jwt":
-        raise UnsupportedCredential(
-            "credentials.jwt is not available for s3 yet", hint="use credentials.aws, with a session token if need be"
-        )
+    kind_of(credentials)
+    if credentials is not None and credentials.jwt is not None:
+        return _exchanged(LiteralToken(credentials.jwt.token), exchange)
     if credentials is not None and credentials.plain is not None:
         return _plain(credentials.plain)
     if credentials is not None and credentials.aws is not None:
@@ -427,11 +449,21 @@ def identify(
     if access or secret:
         names = ("config.env.AWS_ACCESS_KEY_ID", "config.env.AWS_SECRET_ACCESS_KEY", "config.env.AWS_SESSION_TOKEN")
         return _pair("aws", names, access, secret, request_env.get("AWS_SESSION_TOKEN", ""), "request.env")
+    if token is not None:
+        return _exchanged(token, exchange)
     if profile is not None:
         return _chain(profile)
     if ambient:
         return _chain(None)
     return Identity(kind="anonymous"), None
+
+
+def _exchanged(source: TokenSource, exchange: Exchange | None) -> tuple[Identity, CredentialProvider | None]:
+    if exchange is None:
+        raise UnsupportedCredential(
+            "a JWT becomes keys at the STS of one endpoint", hint="use creds.resolve, which knows the endpoint"
+        )
+    return exchange(source)
 
 
 def _plain(plain: PlainCredential) -> tuple[Identity, CredentialProvider | None]:

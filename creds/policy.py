@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from creds.errors import LocationError, PolicyError, StoreUnavailable
-from creds.location import DEFAULT_REGION, Location, address_of, aws_url, quoted, split_host, split_url
+from creds.location import DEFAULT_REGION, Location, address_of, aws_host, aws_url, quoted, split_host, split_url
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[..., Iterable[tuple[Any, ...]]]
@@ -94,6 +94,52 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """What the operator says of the tokens of one issuer.
+
+    Attributes:
+        iss: the claim of its tokens, compared as it is.
+        endpoints: where the operator's own tokens and roles may serve: ``host``, ``host:port`` or ``*.domain[:port]``
+            (443 where there is no port), or the word ``aws`` for AWS itself over TLS.
+        sts_endpoint: ``http(s)://host[:port]`` that turns its tokens into keys for these endpoints; None is AWS'
+            regional one for buckets at AWS and the S3 endpoint itself for others.
+        role_arn: the role to take for these endpoints; None where the server needs none.
+        verify: called with each token before it is used, such as a :class:`creds.tokens.Verifier`; raises if the token
+            does not hold.
+
+    Raises:
+        LocationError: an endpoint is none.
+    """
+
+    iss: str
+    endpoints: tuple[str, ...] = ()
+    sts_endpoint: str | None = None
+    role_arn: str | None = None
+    verify: Callable[[Any], object] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for pattern in self.endpoints:
+            if pattern != "aws":
+                split_url(f"https://{pattern.removeprefix('*.')}")
+        if self.sts_endpoint is not None:
+            split_url(self.sts_endpoint)
+
+    def serves(self, endpoint_url: str) -> bool:
+        """May what the operator lends for these tokens be used at ``endpoint_url``?"""
+        tls, host, port = split_url(endpoint_url)
+        return any(_matches(pattern, host, port, tls=tls) for pattern in self.endpoints)
+
+
+def _matches(pattern: str, host: str, port: int, *, tls: bool) -> bool:
+    if pattern == "aws":
+        return tls and port == 443 and aws_host(host) is not None
+    _, wanted, wanted_port = split_url(f"https://{pattern.removeprefix('*.')}")
+    if port != wanted_port:
+        return False
+    return host.endswith(f".{wanted}") if pattern.startswith("*.") else host == wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """A decision about one location, for programs and for people.
 
@@ -130,6 +176,7 @@ class Policy:
         file_roots: absolute folders below which ``file:`` locations may be.
         caller: the caller's own authority, not a request's.
         default: the caller's ``--endpoint-url``: where buckets are that have no endpoint of their own.
+        issuers: what is known of the issuers of tokens, by ``iss``.
         resolver: called as :func:`socket.getaddrinfo`.
     """
 
@@ -137,6 +184,7 @@ class Policy:
     file_roots: tuple[str, ...] = ()
     caller: bool = False
     default: Endpoint | None = None
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)
     resolver: Resolver = socket.getaddrinfo
 
     @classmethod
@@ -145,6 +193,7 @@ class Policy:
         endpoints: Iterable[Endpoint | str] = (),
         *,
         file_roots: Iterable[str | os.PathLike[str]] = (),
+        issuers: Iterable[Issuer] = (),
         resolver: Resolver = socket.getaddrinfo,
     ) -> Self:
         """What a request may reach: AWS over TLS, and whatever the operator names.
@@ -152,14 +201,15 @@ class Policy:
         Args:
             endpoints: each a URL or an :class:`Endpoint`.
             file_roots: folders; a relative one counts from the working directory of now.
+            issuers: whose tokens are known, and where what the operator lends for them may serve.
             resolver: called as :func:`socket.getaddrinfo`.
 
         Raises:
-            LocationError: an endpoint is no endpoint, or is named in two ways that exclude each other.
+            LocationError: an endpoint is no endpoint, or it or an issuer is named in two ways that exclude each other.
         """
         # A root is compared with what a location says, so its symlinks stay.
         roots = tuple(os.path.abspath(root) for root in file_roots)  # noqa: PTH100 - resolve() would follow symlinks
-        return cls(endpoints=_by_host(endpoints), file_roots=roots, resolver=resolver)
+        return cls(endpoints=_by_host(endpoints), file_roots=roots, issuers=_by_iss(issuers), resolver=resolver)
 
     @classmethod
     def for_caller(
@@ -167,6 +217,7 @@ class Policy:
         endpoint_url: str | None = None,
         endpoints: Iterable[Endpoint | str] = (),
         *,
+        issuers: Iterable[Issuer] = (),
         resolver: Resolver = socket.getaddrinfo,
     ) -> Self:
         """What the caller's own command may reach: every https endpoint, every file, loopback in plaintext.
@@ -174,6 +225,7 @@ class Policy:
         Args:
             endpoint_url: serves the locations that have no endpoint of their own, as in ``aws --endpoint-url``.
             endpoints: further endpoints by name, such as those in plaintext.
+            issuers: as :meth:`for_requests`; what the caller lends may go wherever the caller's command points.
             resolver: called as :func:`socket.getaddrinfo`.
 
         Raises:
@@ -185,7 +237,7 @@ class Policy:
             default = Endpoint.parse(endpoint_url)
             default = next((endpoint for endpoint in named if endpoint.url == default.url), default)
             named.append(default)
-        return cls(endpoints=_by_host(named), caller=True, default=default, resolver=resolver)
+        return cls(endpoints=_by_host(named), caller=True, default=default, issuers=_by_iss(issuers), resolver=resolver)
 
     def check(self, location: Location) -> Verdict:
         """:meth:`decide`, with a refusal raised.
@@ -266,6 +318,37 @@ class Policy:
         folder = "/" + "/".join(parts[:-1])
         value = shlex.quote(folder) if folder.isprintable() else quoted(folder)
         return _refused(location, "file", "a file outside every file root", f"add --file-root {value}")
+
+    def issuer(self, iss: str, endpoint_url: str) -> Issuer | None:
+        """The entry for tokens of ``iss`` at this endpoint, or None. ``iss`` may be anything that a token claims."""
+        entry = self.issuers.get(iss)
+        return entry if entry is not None and (self.caller or entry.serves(endpoint_url)) else None
+
+    def check_lent(self, what: str, endpoint_url: str, iss: str | None = None) -> None:
+        """Refuse to use something of the operator's own, a token or a role, where nobody said that it may serve.
+
+        The rule: a token that a request carries may go to the request's own endpoint. What the operator lends goes only
+        to endpoints that the issuer table names, or where the caller's own command points.
+
+        Args:
+            what: for the message.
+            endpoint_url: of the store.
+            iss: of the token; None is any issuer of the table.
+
+        Raises:
+            PolicyError: the table does not name the endpoint.
+        """
+        if self.caller:
+            return
+        entries = self.issuers.values() if iss is None else [e for e in (self.issuers.get(iss),) if e is not None]
+        if not any(entry.serves(endpoint_url) for entry in entries):
+            raise PolicyError(
+                f"{what} may not be used at {endpoint_url}",
+                rule="issuer",
+                hint="name the endpoint in the issuer table"
+                if iss is None
+                else "name the issuer, and the endpoint, in the issuer table",
+            )
 
     def check_addresses(self, verdict: Verdict) -> None:
         """Resolve the endpoint of an allowed location and refuse what no name may lead to.
@@ -358,6 +441,14 @@ def _by_host(endpoints: Iterable[Endpoint | str]) -> Mapping[str, Endpoint]:
                 f"the endpoint {endpoint.host} is named twice: as {other.url} and as {endpoint.url}",
                 hint="one port speaks either http or https, and has one set of settings",
             )
+    return named
+
+
+def _by_iss(issuers: Iterable[Issuer]) -> Mapping[str, Issuer]:
+    named: dict[str, Issuer] = {}
+    for issuer in issuers:
+        if named.setdefault(issuer.iss, issuer) != issuer:
+            raise LocationError(f"the issuer {issuer.iss!r} is named twice", hint="put its endpoints into one entry")
     return named
 
 

@@ -13,12 +13,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from creds.errors import CredsError, LocationError, NotSupported, UnsupportedCredential
+from creds.errors import CredsError, LocationError, MissingCredential, NotSupported, UnsupportedCredential
 from creds.keys import (
     ChainKeys,
     CredentialProvider,
     Identity,
     Region,
+    TokenCache,
     checked_region,
     identify,
     kind_of,
@@ -26,11 +27,14 @@ from creds.keys import (
 )
 from creds.location import Location, address_of, aws_host, aws_url, quoted, split_url
 from creds.models import Credentials
-from creds.policy import Policy, Verdict
+from creds.policy import Endpoint, Policy, Verdict
 from creds.store import Store, StoreOptions
+from creds.sts import AssumeRole, WebIdentity, sts_url
+from creds.tokens import LiteralToken, TokenSource, name_of, read, shown, taken
 
 _ADDRESSING = ("auto", "path", "virtual")
 _CHECKSUMS = ("auto", "always", "never")
+_NOBODY = Identity(kind="anonymous")
 # AWS' certificate covers one label before its host, so a dotted bucket goes into the path.
 _HOST_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
@@ -45,7 +49,7 @@ class Resolved:
         identity: as whom, for receipts.
         region: what signs; empty but for s3.
         region_source: who named it: options, credential, endpoint, request.env, default, or the caller's own setup.
-        provider: what makes the keys; None is anonymous.
+        provider: what makes the keys; None is anonymous. Where these take a role, the store's own are that role's.
         options: how the store talks.
         policy: what decided; it looks at resolved addresses before the first connection.
         on_aws: is the server AWS itself?
@@ -98,7 +102,7 @@ def resolve(
     options: StoreOptions | None = None,
     policy: Policy | None = None,
 ) -> Resolved:
-    """Decide how ``location`` is opened, and whether it may be. No I/O.
+    """Decide how ``location`` is opened, and whether it may be. No I/O, but that a token of the caller's own is read.
 
     Args:
         location: where.
@@ -109,7 +113,8 @@ def resolve(
     Raises:
         NotSupported: there is no store for the scheme.
         PolicyError: refused; names the rule and the flag.
-        CredentialError: the credential is missing, half there, ambiguous, or of no use to the scheme.
+        CredentialError: the credential is missing, half there, ambiguous, unreadable, or of no use to the scheme.
+        RefreshError: a JWT has ended; says when.
         LocationError: a region or setting is none.
     """
     options = options or StoreOptions()
@@ -119,34 +124,127 @@ def resolve(
             raise NotSupported(
                 f"{location}: there is no store for {location.scheme} locations yet", hint="stores: s3, file"
             )
-        verdict = policy.check(location)
-        identity, provider = _identify(location.scheme, credentials, options)
         resolved = Resolved(
-            location=location, verdict=verdict, identity=identity, provider=provider, options=options, policy=policy
+            location=location, verdict=policy.check(location), identity=_NOBODY, options=options, policy=policy
         )
         if location.scheme == "s3":
-            region = resolve_region(credentials, location, options.request_env, verdict.endpoint, options)
-            return _at(resolved, region)
+            return _s3(resolved, credentials)
+        _check_unused(location.scheme, credentials)
     except CredsError as error:
         error.location = error.location or str(location)
         raise
     return resolved
 
 
-def _identify(
-    scheme: str, credentials: Credentials | None, options: StoreOptions
-) -> tuple[Identity, CredentialProvider | None]:
-    """Who speaks, if the scheme has a use for it."""
+def _check_unused(scheme: str, credentials: Credentials | None) -> None:
+    """Refuse a credential that the scheme has no use for."""
     kind = kind_of(credentials)
-    if scheme == "s3":
-        return identify(credentials, request_env=options.request_env, ambient=options.ambient, profile=options.profile)
     if kind == "aws":
         kind = identify(credentials, request_env={})[0].kind
     if (kind or "anonymous") not in STORES[scheme]:
         raise UnsupportedCredential(
             f"{scheme} locations have no use for credentials.{kind}", hint="make the credentials null"
         )
-    return Identity(kind="anonymous"), None
+
+
+def _s3(resolved: Resolved, credentials: Credentials | None) -> Resolved:
+    """``resolved`` with region and server first, since a JWT becomes keys at the STS of one server, and then whose."""
+    options = resolved.options
+    endpoint = resolved.verdict.endpoint
+    region = resolve_region(credentials, resolved.location, options.request_env, endpoint, options)
+    resolved = _at(resolved, region)
+    identity, provider = identify(
+        credentials,
+        request_env=options.request_env,
+        ambient=options.ambient,
+        profile=options.profile,
+        token=options.sts.token,
+        exchange=functools.partial(_web_identity, resolved),
+    )
+    if isinstance(provider, ChainKeys):
+        provider = options.sessions.shared(("chain", provider.profile), functools.partial(_same, provider))
+    if options.sts.role_arn is not None and provider is not None:
+        resolved.policy.check_lent(f"the role {options.sts.role_arn}", _server(resolved))
+    return replace(resolved, identity=identity, provider=provider)
+
+
+def _same(provider: CredentialProvider) -> CredentialProvider:
+    return provider
+
+
+def _server(resolved: Resolved) -> str:
+    """The S3 server's URL, without the bucket."""
+    assert resolved.verdict.endpoint_url is not None
+    return resolved.verdict.endpoint_url
+
+
+def _web_identity(resolved: Resolved, source: TokenSource) -> tuple[Identity, CredentialProvider]:
+    """Who the token of ``source`` speaks for, and keys for it, if it may be sent at all. Reads the token now."""
+    policy, sts, server = resolved.policy, resolved.options.sts, _server(resolved)
+    literal = isinstance(source, LiteralToken)
+    claims = read(taken(source), name_of(source), literal=literal)
+    if not literal:
+        policy.check_lent("a token of the operator's", server, claims.issuer)
+    entry = policy.issuer(claims.issuer, server)
+    role_arn = sts.role_arn or (entry.role_arn if entry else None)
+    own = sts.endpoint_url or (entry.sts_endpoint if entry else None)
+    if role_arn is None and own is None and resolved.on_aws:
+        raise MissingCredential(
+            f"AWS gives keys for a JWT to a role alone, and none is named for the issuer {shown(claims.issuer)}",
+            hint="name the issuer, the endpoint aws and the role in the issuer table",
+        )
+    url, guard = _sts(resolved, own)
+    origin = "request" if literal else "token"
+    maker = WebIdentity(
+        source=source,
+        url=url,
+        role_arn=role_arn,
+        options=resolved.options,
+        issuer=claims.issuer,
+        origin=origin,
+        verify=entry.verify if entry else None,
+        guard=guard,
+    )
+    # Callables may not be hashable; each is kept alive by what is made with it.
+    owner = source if isinstance(source, LiteralToken) else id(source)
+    key = (owner, url, role_arn, claims.issuer, sts, id(maker.verify))
+    provider = resolved.options.sessions.shared(key, lambda: TokenCache(maker))
+    return Identity(kind="jwt", id=claims.id, source=origin, expires_at=claims.expires_at), provider
+
+
+def _sts(resolved: Resolved, own: str | None) -> tuple[str, Callable[[], None]]:
+    """The URL of the STS, and what looks at the addresses behind its name.
+
+    Args:
+        own: as the operator names it; None is AWS' regional one at AWS, and the S3 server itself elsewhere.
+    """
+    verdict = resolved.verdict
+    if own is not None:
+        endpoint = Endpoint.parse(own)
+        verdict = replace(verdict, endpoint_url=endpoint.url, endpoint=endpoint)
+    elif resolved.on_aws:
+        verdict = replace(verdict, endpoint_url=sts_url(resolved.region), endpoint=None)
+    assert verdict.endpoint_url is not None
+    return verdict.endpoint_url, functools.partial(resolved.policy.check_addresses, verdict)
+
+
+def _role(resolved: Resolved) -> CredentialProvider | None:
+    """What makes the keys that sign: those of the credential, or of the role that they shall take."""
+    sts, keys = resolved.options.sts, resolved.provider
+    if sts.role_arn is None or keys is None or resolved.identity.kind == "jwt":
+        return keys
+    url, guard = _sts(resolved, sts.endpoint_url)
+    maker = AssumeRole(
+        provider=keys,
+        url=url,
+        role_arn=sts.role_arn,
+        region=resolved.region,
+        options=resolved.options,
+        guard=guard,
+    )
+    # A chain is shared itself; other keys do not change.
+    owner = keys if isinstance(keys, ChainKeys) else keys()
+    return resolved.options.sessions.shared((owner, url, resolved.region, sts), lambda: TokenCache(maker))
 
 
 def _at(resolved: Resolved, region: Region) -> Resolved:
@@ -197,7 +295,7 @@ def _open_s3(resolved: Resolved) -> Store:
         resolved.location.bucket,
         endpoint_url=resolved.verdict.endpoint_url,
         region=resolved.region,
-        provider=resolved.provider,
+        provider=_role(resolved),
         options=resolved.options,
         on_aws=resolved.on_aws,
         addressing="virtual" if resolved.addressing == "virtual" else "path",
@@ -224,6 +322,7 @@ STORES: Mapping[str, Mapping[str, Callable[[Resolved], Store]]] = {
         "aws": _open_s3,
         "profile": _open_s3,
         "ambient": _open_s3,
+        "jwt": _open_s3,
     },
     "file": {
         "anonymous": _open_files,

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from creds.errors import Cancelled, CredentialError, ToolkitError
+
+T = TypeVar("T")
 
 Buffer = bytes | memoryview
 
@@ -263,7 +265,7 @@ class Sts:
     duration_seconds: int | None = None
     endpoint_url: str | None = None
     session_policy: str | None = None
-    token: Callable[[], Any] | None = field(default=None, repr=False)
+    token: Callable[[], Any] | None = field(default=None, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_+=,.@-]{2,64}", self.session_name):
@@ -274,6 +276,31 @@ class Sts:
             raise CredentialError(
                 f"a session of {self.duration_seconds} s cannot be had", hint="STS gives 900 to 43200 seconds"
             )
+
+
+class Sessions:
+    """What makes keys, shared by all stores that would make the same: one session for many objects, not one each.
+
+    Args:
+        most: how many are kept; the one that was asked for longest ago goes first.
+    """
+
+    def __init__(self, most: int = 64) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._made: dict[Hashable, Any] = {}
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` made for an equal ``key`` before, or makes now. ``make`` does no I/O."""
+        with self._lock:
+            made: T = self._made.pop(key) if key in self._made else make()
+            self._made[key] = made
+            while len(self._made) > self._most:
+                del self._made[next(iter(self._made))]
+            return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sessions, (self._most,)  # sessions are not sent elsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +320,7 @@ class StoreOptions:
         tls: see :class:`Tls`.
         ssh: see :class:`Ssh`.
         sts: see :class:`Sts`.
+        sessions: see :class:`Sessions`; options made of these by :func:`dataclasses.replace` share it.
         proxies: URL by scheme (``http``, ``https``) and ``no`` (comma-separated hosts); None reads ``HTTP_PROXY``,
             ``HTTPS_PROXY`` and ``NO_PROXY`` once, the one documented exception to taking nothing from the environment.
         part_bytes: the smallest part of a ranged read or a multipart upload.
@@ -312,6 +340,7 @@ class StoreOptions:
     tls: Tls = Tls()
     ssh: Ssh = Ssh()
     sts: Sts = Sts()
+    sessions: Sessions = field(default_factory=Sessions, repr=False, compare=False)
     proxies: Mapping[str, str] | None = field(default=None, repr=False)
     part_bytes: int = 8 << 20
     parallel_parts: int = 4

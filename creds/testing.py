@@ -1,4 +1,4 @@
-"""For the tests of those who use this toolkit: a store in memory, and a proxy that breaks things on purpose.
+"""For the tests of those who use this toolkit: a store in memory, a proxy that breaks things, an issuer, a clock.
 
 Nothing here is patched into place. A :class:`MemoryStore` is passed where a store is wanted; a :class:`FaultProxy`
 stands before a real server, and its address is given as the endpoint::
@@ -13,18 +13,172 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import re
 import socket
 import struct
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
 from creds.errors import NotSupported, ObjectChanged, ObjectNotFound
 from creds.store import Buffer, Cancel, ObjectMeta, OnRetry
+
+
+class FakeClock:
+    """Seconds since 1970 that stand still until they are moved: for whatever takes a ``clock``.
+
+    Args:
+        now: what it shows at first.
+    """
+
+    def __init__(self, now: float = 1_000_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move it."""
+        self.now += seconds
+
+
+class OidcIssuer:
+    """An issuer of tokens on loopback, as CI systems and clusters have them: discovery, published keys, ``POST /mint``.
+
+    Needs ``pyjwt[crypto]``, which this toolkit depends on. Each key has a name (``kid``), which some servers insist on.
+
+    Args:
+        port: where it listens; 0 takes a free one.
+
+    Attributes:
+        url: the ``iss`` of its tokens.
+        requests: the paths that were asked for, in order.
+        key: the private key that signs.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.requests: list[str] = []
+        self.rotate("k1")
+        issuer = self
+
+        class Answers(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                issuer.requests.append(self.path)
+                documents = {"/.well-known/openid-configuration": issuer.configuration, "/jwks": issuer.jwks}
+                document = documents.get(self.path)
+                if document is None:
+                    self.send_error(404)
+                else:
+                    self._answer(document())
+
+            def do_POST(self) -> None:
+                issuer.requests.append(self.path)
+                claims = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+                self._answer({"token": issuer.mint(**claims)})
+
+            def _answer(self, document: object) -> None:
+                body = json.dumps(document).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing: a test's output is its own."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Answers)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), name="oidc-issuer", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def jwks_url(self) -> str:
+        """Where its keys are published."""
+        return f"{self.url}/jwks"
+
+    def rotate(self, kid: str) -> None:
+        """Sign with a new key of this name, and publish it instead of the old one."""
+        from cryptography.hazmat.primitives.asymmetric import rsa
+
+        self.kid = kid
+        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+    def configuration(self) -> dict[str, object]:
+        """The discovery document."""
+        return {
+            "issuer": self.url,
+            "jwks_uri": self.jwks_url,
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+        }
+
+    def jwks(self) -> dict[str, object]:
+        """The published keys."""
+        from jwt.algorithms import RSAAlgorithm
+
+        key = json.loads(RSAAlgorithm.to_jwk(self.key.public_key()))
+        return {"keys": [{**key, "kid": self.kid, "use": "sig", "alg": "RS256"}]}
+
+    def mint(
+        self,
+        sub: str = "repo:acme/app:ref:main",
+        aud: str | list[str] = "artifacts-aud",
+        *,
+        ttl_seconds: float = 600,
+        key: Any = None,
+        algorithm: str = "RS256",
+        headers: Mapping[str, object] | None = None,
+        **claims: object,
+    ) -> str:
+        """A signed token.
+
+        Args:
+            sub, aud: whom it speaks for, and to whom.
+            ttl_seconds: until it ends, from now; negative makes one that has ended.
+            key: signs instead of the issuer's own.
+            algorithm: ``none`` leaves the signature out.
+            headers: more of the header; ``kid`` is the issuer's otherwise.
+            claims: more claims, or others.
+        """
+        import jwt
+
+        now = int(time.time())
+        content = {
+            "iss": self.url,
+            "sub": sub,
+            "aud": aud,
+            "iat": now,
+            "exp": now + ttl_seconds,
+            "jti": uuid.uuid4().hex,
+        }
+        signer: Any = "" if algorithm == "none" else key or self.key
+        return jwt.encode({**content, **claims}, signer, algorithm, {"kid": self.kid, **(headers or {})})
+
+    def close(self) -> None:
+        """Stop listening; a second call does nothing."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
 
 SLOW_DOWN = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n'

@@ -18,13 +18,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from creds.errors import CredentialError, CredsError, MissingCredential, RefreshError
+from creds.errors import CredentialError, CredsError, MissingCredential, RefreshError, ToolkitError
 from creds.models import Secret
 from creds.store import StoreOptions
-from creds.web import ask
+from creds.web import Answer, ask
 
 LEEWAY_SECONDS = 60.0
 """How far this machine's clock and the issuer's may be apart."""
@@ -71,7 +70,8 @@ class TokenFile:
 
     def __call__(self) -> Secret:
         try:
-            with Path(self.path).open("rb") as file:
+            # A pipe would otherwise be waited for.
+            with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise RefreshError(f"{self} is no regular file")
                 content = file.read(MAX_CHARS + 2)
@@ -101,6 +101,31 @@ class TokenVariable:
         return f"the variable {self.name}"
 
 
+def taken(source: TokenSource) -> Secret:
+    """The token that ``source`` gives at this moment.
+
+    Raises:
+        MissingCredential, RefreshError: the source's own, and RefreshError for whatever else a callable raises.
+    """
+    try:
+        given: object = source()
+    except ToolkitError:
+        raise
+    except Exception as error:  # a caller's own function: what it may raise is theirs to say
+        raise RefreshError(f"{name_of(source)} cannot be had: its source raised {type(error).__name__}") from error
+    if isinstance(given, Secret):
+        return given
+    if isinstance(given, str):
+        return Secret(given)
+    raise RefreshError(f"{name_of(source)} cannot be had: its source gave no text but {type(given).__name__}")
+
+
+def name_of(source: TokenSource) -> str:
+    """What messages call a token. Of a callable nothing is said: its repr may hold what it was made with."""
+    known = isinstance(source, LiteralToken | TokenFile | TokenVariable)
+    return str(source) if known else "the operator's token"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
     """What a token says of itself. Nothing here is proven, unless a :class:`Verifier` was asked.
@@ -126,15 +151,17 @@ class Claims:
         return f"sub:{shown(self.subject)}"
 
     def __str__(self) -> str:
-        """Issuer, audience and subject for people; they are names, not secrets."""
+        """Issuer, audience, subject and end for people; none of them is a secret."""
         audience = ", ".join(shown(name) for name in self.audience) or "none"
-        return f"iss {shown(self.issuer) or 'none'}, aud {audience}, sub {shown(self.subject) or 'none'}"
+        ends = "none" if self.expires_at is None else _time(self.expires_at)
+        return f"iss {shown(self.issuer) or 'none'}, aud {audience}, sub {shown(self.subject) or 'none'}, exp {ends}"
 
 
 def read(
     token: Secret | str,
-    what: object,
+    what: str = "the token",
     *,
+    literal: bool = False,
     clock: Callable[[], float] = time.time,
     leeway_seconds: float = LEEWAY_SECONDS,
     verify: Callable[[Secret], object] | None = None,
@@ -143,7 +170,8 @@ def read(
 
     Args:
         token: as its source gave it.
-        what: the source, for messages.
+        what: the source's name, for messages.
+        literal: nothing renews it.
         clock: seconds since 1970.
         leeway_seconds: how far the clocks may be apart for ``exp`` and ``nbf``.
         verify: called with the token once its claims hold; raises if the signature does not.
@@ -162,7 +190,6 @@ def read(
         raise CredentialError(f"{what} is signed by nobody (alg: none)", hint="ask the issuer for a signed token")
     now = clock()
     if claims.expires_at is not None and claims.expires_at.timestamp() + leeway_seconds <= now:
-        literal = isinstance(what, LiteralToken)
         raise RefreshError(
             f"{what} ended at {_time(claims.expires_at)} (exp)"
             + ("; a token that is written into a request cannot be renewed" if literal else ""),
@@ -187,7 +214,7 @@ def _time(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _decoded(token: Secret, what: object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _decoded(token: Secret, what: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Header and payload as PyJWT reads them; every error is made where no frame holds the token."""
     import jwt
 
@@ -208,7 +235,7 @@ def _decoded(token: Secret, what: object) -> tuple[Mapping[str, Any], Mapping[st
     return whole["header"], whole["payload"]
 
 
-def _claims(header: Mapping[str, Any], payload: Mapping[str, Any], what: object) -> Claims:
+def _claims(header: Mapping[str, Any], payload: Mapping[str, Any], what: str) -> Claims:
     audience = payload.get("aud", [])
     audience = [audience] if isinstance(audience, str) else audience
     if not isinstance(audience, list) or not all(isinstance(name, str) for name in audience):
@@ -224,14 +251,14 @@ def _claims(header: Mapping[str, Any], payload: Mapping[str, Any], what: object)
     )
 
 
-def _word(fields: Mapping[str, Any], name: str, what: object) -> str:
+def _word(fields: Mapping[str, Any], name: str, what: str) -> str:
     value = fields.get(name, "")
     if not isinstance(value, str):
         raise CredentialError(f"{what} has a claim {name} that is no text")
     return value
 
 
-def _moment(payload: Mapping[str, Any], name: str, what: object) -> datetime | None:
+def _moment(payload: Mapping[str, Any], name: str, what: str) -> datetime | None:
     value = payload.get(name)
     if value is None:
         return None
@@ -241,7 +268,7 @@ def _moment(payload: Mapping[str, Any], name: str, what: object) -> datetime | N
     return datetime.fromtimestamp(math.floor(value), UTC)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Verifier:
     """Checks a token's signature, issuer and audience against keys that the operator names.
 
@@ -326,15 +353,18 @@ class Verifier:
         self._asked = self.clock()
         what = f"the keys of {self.issuer}"
         try:
-            answer = ask("GET", str(self.keys), self.options, what=what)
-            if answer.status != 200:
-                raise RefreshError(f"{what}: answered {answer.status}", hint="check the URL of the JWKS")
-            self._known = _key_set(answer.body, what)
+            self._known = ask("GET", str(self.keys), self.options, lambda answer: _published(answer, what), what=what)
         except CredsError as error:
             if not keep or self._known is None:
                 raise
             _LOG.warning("%s; the keys from before serve on", error)
         return self._known
+
+
+def _published(answer: Answer, what: str) -> dict[str | None, Any]:
+    if answer.status != 200:
+        raise RefreshError(f"{what}: answered {answer.status}", hint="check the URL of the JWKS")
+    return _key_set(answer.body, what)
 
 
 def _key_set(content: bytes, what: str) -> dict[str | None, Any]:

@@ -7,21 +7,24 @@ published keys. A redirect is never followed, since what is sent may be a token.
 from __future__ import annotations
 
 import logging
-import ssl
-import urllib.request
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from creds import retry
 from creds.errors import RefreshError
 from creds.location import split_url
+from creds.models import Secret
 from creds.store import Retry, StoreOptions, Tls
 
 if TYPE_CHECKING:
+    import ssl
+
     import urllib3
 
 LIMIT_BYTES = 1 << 20
 """An answer that is longer is none that was asked for."""
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger("creds")
 
@@ -37,24 +40,27 @@ def ask(
     method: str,
     url: str,
     options: StoreOptions,
+    read: Callable[[Answer], T],
     *,
     what: str,
-    body: bytes | None = None,
+    body: Secret | None = None,
     headers: Mapping[str, str] | None = None,
-) -> Answer:
+) -> T:
     """Make one idempotent request, with retries. Blocks; connects to nothing but ``url``'s server or its proxy.
 
     Args:
         method, url, body, headers: the request. Nothing of it is logged or part of an error but the URL's origin.
         options: its CA, client certificate, proxies, timeouts and retries.
+        read: makes the result of the answer; what it raises is raised, or is tried again if it is retryable.
         what: who is asked, for messages.
 
     Raises:
         RefreshError: no answer, or none of use; retryable unless the server's certificate is not trusted.
     """
+    from creds import retry  # asyncio, which it loads, is slow to load
 
-    def attempt() -> Answer:
-        return _once(method, url, options, what, body, headers or {})
+    def attempt() -> T:
+        return read(_once(method, url, options, what, body, headers or {}))
 
     def tell(again: Retry) -> None:
         _LOG.info("%s; trying again in %.1f s", again.error, again.wait_seconds)
@@ -68,6 +74,8 @@ def context(tls: Tls) -> ssl.SSLContext:
     Raises:
         RefreshError: a certificate cannot be read.
     """
+    import ssl
+
     try:
         made = ssl.create_default_context()
         if tls.ca_pem is not None:
@@ -80,36 +88,38 @@ def context(tls: Tls) -> ssl.SSLContext:
 
 
 def _once(
-    method: str, url: str, options: StoreOptions, what: str, body: bytes | None, headers: Mapping[str, str]
+    method: str, url: str, options: StoreOptions, what: str, body: Secret | None, headers: Mapping[str, str]
 ) -> Answer:
     import urllib3
-    from urllib3.exceptions import HTTPError, SSLError, TimeoutError as Silence
+    from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
+    from urllib3.exceptions import TimeoutError as Silence
 
     try:
         with _pool(url, options) as pool:
             response = pool.request(
                 method,
                 url,
-                body=body,
+                body=None if body is None else body.get_secret_value().encode(),
                 headers={"Accept-Encoding": "identity", "User-Agent": "artifact-creds", **headers},
                 redirect=False,
                 retries=False,
                 preload_content=False,
                 timeout=urllib3.Timeout(connect=options.connect_timeout_seconds, read=options.read_timeout_seconds),
             )
-            content = response.read(LIMIT_BYTES + 1, decode_content=False)
-            response.close()
+            content = _content(response, options.retries.for_seconds)
     except SSLError as error:
+        if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+            raise _unreached(what) from _bare(error)
         raise RefreshError(
             f"{what}: the server's certificate is not trusted",
             hint="check the endpoint's name and the certificate authority",
-        ) from error
+        ) from _bare(error)
+    except NewConnectionError as error:  # before its parent, the time-out
+        raise _unreached(what) from _bare(error)
     except Silence as error:
-        raise RefreshError(f"{what}: no answer in time", retryable=True) from error
+        raise RefreshError(f"{what}: no answer in time", retryable=True) from _bare(error)
     except (HTTPError, OSError) as error:
-        raise RefreshError(
-            f"{what}: cannot be reached", hint="check that the endpoint is up and reachable", retryable=True
-        ) from error
+        raise _unreached(what) from _bare(error)
     if response.status >= 500 or response.status == 429:
         raise RefreshError(f"{what}: answered {response.status}", retryable=True)
     if len(content) > LIMIT_BYTES:
@@ -117,17 +127,45 @@ def _once(
     return Answer(response.status, content)
 
 
+def _content(response: urllib3.BaseHTTPResponse, seconds: float) -> bytes:
+    """The answer's body, no further than one byte beyond the limit; a server that drips it is given up in time."""
+    from urllib3.exceptions import TimeoutError as Silence
+
+    content = bytearray()
+    ends = time.monotonic() + seconds
+    try:
+        while len(content) <= LIMIT_BYTES and (part := response.read1(65_536, decode_content=False)):
+            content += part
+            if time.monotonic() > ends:
+                raise Silence
+    finally:
+        response.close()
+    return bytes(content[: LIMIT_BYTES + 1])
+
+
+def _unreached(what: str) -> RefreshError:
+    hint = "check that the endpoint is up and reachable"
+    return RefreshError(f"{what}: cannot be reached", hint=hint, retryable=True)
+
+
+def _bare(error: Exception) -> Exception:
+    """``error`` without the frames it came through: their locals hold what was sent."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 def _pool(url: str, options: StoreOptions) -> urllib3.PoolManager:
     """Connections for one exchange: keys are renewed so seldom that a kept connection would be closed by then."""
+    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # one is unknown to typeshed
+
     import urllib3
 
     origin = url.partition("://")[0] + "://" + url.partition("://")[2].partition("/")[0]
     tls, host, port = split_url(origin)
     trust = context(options.tls) if tls else None
-    proxies = urllib.request.getproxies_environment() if options.proxies is None else dict(options.proxies)
+    proxies = getproxies_environment() if options.proxies is None else dict(options.proxies)
     proxy = proxies.get("https" if tls else "http")
-    bypassed = urllib.request.proxy_bypass_environment(f"{host}:{port}", proxies)  # type: ignore[attr-defined]  # unknown to typeshed
-    if not proxy or bypassed:
+    if not proxy or proxy_bypass_environment(f"{host}:{port}", proxies):
         return urllib3.PoolManager(ssl_context=trust)
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     user = urllib3.util.parse_url(proxy).auth

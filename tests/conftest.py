@@ -11,6 +11,7 @@ import pytest
 
 pytest.register_assert_rewrite("conformance")
 import servers  # noqa: E402 - the line above must come before what it is about
+import webservers  # noqa: E402 - as above
 
 _AMBIENT = ("AWS_", "BOTO", "ARTIFACTS_")
 _PROXIES = {"http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy"}
@@ -63,3 +64,26 @@ def moto_server() -> Iterator[servers.S3Server]:
 def bucket(seaweed: servers.S3Server) -> str:
     """The name of a fresh bucket on SeaweedFS."""
     return seaweed.make_bucket(f"b-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(scope="session")
+def wsgidav() -> Iterator[webservers.WebServer]:
+    """wsgidav with Basic authentication."""
+    with webservers.wsgidav() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_dav() -> Iterator[webservers.WebServer]:
+    """rclone's WebDAV with Basic authentication."""
+    with webservers.rclone_webdav() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nginx_dav() -> Iterator[webservers.WebServer]:
+    """nginx's WebDAV with Basic authentication, where nginx is installed."""
+    if (why := webservers.nginx_missing()) is not None:
+        pytest.skip(why)
+    with webservers.nginx_dav() as server:
+        yield server

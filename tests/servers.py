@@ -161,9 +161,77 @@ def _wait_for_s3(port: int, process: subprocess.Popen[bytes], log: Path) -> None
     raise TimeoutError(f"the server did not answer in {READY_SECONDS} s: {log.read_text(errors='replace')[-2000:]}")
 
 
+AUDIENCE = "artifacts-aud"
+"""To whom the tokens must speak that SeaweedFS takes."""
+
+SUBJECT = "repo:acme/app:ref:main"
+"""For whom they must speak to take ``ROLE_RW``."""
+
+ROLE_RW = "arn:aws:iam::role/ArtifactRW"
+ROLE_RO = "arn:aws:iam::role/ArtifactRO"
+ROLE_TAKEN = "arn:aws:iam::role/ArtifactTaken"
+"""Roles that may write, or read, ``SHARED_BUCKET``; any subject may take the second, any user the third (AssumeRole)."""
+
+
+def federation(issuer_url: str, session_seconds: int) -> dict[str, Any]:
+    """What SeaweedFS is to know of an OIDC issuer and its roles, as ``-s3.iam.config`` has it.
+
+    Args:
+        issuer_url: of :class:`creds.testing.OidcIssuer`.
+        session_seconds: how long keys live; its API gives no less than 900, a default may be a few.
+    """
+    data = [f"arn:aws:s3:::{SHARED_BUCKET}", f"arn:aws:s3:::{SHARED_BUCKET}/*"]
+
+    def policy(name: str, actions: list[str]) -> dict[str, Any]:
+        statement = {"Effect": "Allow", "Action": actions, "Resource": data}
+        return {"name": name, "document": {"Version": "2012-10-17", "Statement": [statement]}}
+
+    def role(arn: str, policy: str, **more: Any) -> dict[str, Any]:
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"Federated": "ci-oidc"},
+            "Action": ["sts:AssumeRoleWithWebIdentity"],
+            **more,
+        }
+        return {
+            "roleName": arn.rpartition("/")[2],
+            "roleArn": arn,
+            "trustPolicy": {"Version": "2012-10-17", "Statement": [statement]},
+            "attachedPolicies": [policy],
+        }
+
+    return {
+        "sts": {
+            "tokenDuration": f"{session_seconds}s",
+            "maxSessionLength": "12h",
+            "issuer": "seaweedfs-sts",
+            "signingKey": "dGVzdC1zaWduaW5nLWtleS0zMi1jaGFyYWN0ZXJzLWxvbmc=",
+        },
+        "providers": [
+            {
+                "name": "ci-oidc",
+                "type": "oidc",
+                "enabled": True,
+                "config": {"issuer": issuer_url, "clientId": AUDIENCE, "jwksUri": f"{issuer_url}/jwks"},
+            }
+        ],
+        "policy": {"defaultEffect": "Deny", "storeType": "memory"},
+        "roles": [
+            role(ROLE_RW, "DataRW", Condition={"StringEquals": {"oidc:sub": SUBJECT}}),
+            role(ROLE_RO, "DataRO"),
+            role(ROLE_TAKEN, "DataRO", Principal={"AWS": "*"}, Action=["sts:AssumeRole"]),
+        ],
+        "policies": [policy("DataRW", ["s3:*"]), policy("DataRO", ["s3:GetObject", "s3:ListBucket"])],
+    }
+
+
 @contextlib.contextmanager
-def seaweedfs() -> Iterator[S3Server]:
-    """SeaweedFS in one process: checks signatures and permissions, enforces conditions. Has ``SHARED_BUCKET``."""
+def seaweedfs(iam: dict[str, Any] | None = None) -> Iterator[S3Server]:
+    """SeaweedFS in one process: checks signatures and permissions, enforces conditions. Has ``SHARED_BUCKET``.
+
+    Args:
+        iam: of :func:`federation`; its STS is then at the S3 endpoint, and its IAM API changes users and keys.
+    """
     weed = program("weed")
     first = _free_run(5)
     s3, master, volume, filer, admin = range(first, first + 5)
@@ -196,6 +264,9 @@ def seaweedfs() -> Iterator[S3Server]:
             *(f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-admin.ui=false", "-webdav=false"),
             *("-master.telemetry=false", "-volume.max=1000", f"-s3.config={config}"),
         ]
+        if iam is not None:
+            (folder / "iam.json").write_text(json.dumps(iam))
+            command += [f"-s3.iam.config={folder / 'iam.json'}", "-s3.iam.readOnly=false"]
         env = {"PATH": os.defpath, "HOME": name, "TMPDIR": name}
         try:
             with _running(command, folder, env) as process:

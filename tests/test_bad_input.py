@@ -303,9 +303,9 @@ CASES = {
     ),
     "jwt": Case(
         code=5,
-        error="unsupported-credential",
-        message="credentials.jwt is not available for s3 yet",
-        hint="use credentials.aws",
+        error="credential",
+        message="credentials.jwt.token is no JWT",
+        hint="look for a space, a line break or a 'Bearer' before it",
         artifact=signed({"jwt": {"token": SESSION_TOKEN}}),
         touched=False,
     ),

@@ -17,11 +17,12 @@ from creds.errors import (
     RefreshError,
     UnsupportedCredential,
 )
-from creds.keys import AwsKeys, ChainKeys, Identity, identify, resolve_keys, resolve_region
+from creds.keys import AwsKeys, ChainKeys, Identity, identify, resolve_keys, resolve_region, static
 from creds.location import Location
 from creds.models import AWSCredential, Credentials, JWTCredential, PlainCredential
 from creds.policy import Endpoint
 from creds.store import StoreOptions
+from creds.tokens import TokenVariable
 from tests.test_location import tables
 
 ID, SECRET, TOKEN = "AKIAIOSFODNN7EXAMPLE", "planted+secret/1", "planted-token"
@@ -32,6 +33,13 @@ PAGE = tables("authentication.md")
 
 def aws(**fields):
     return Credentials(aws=AWSCredential(**fields))
+
+
+def exchange(source):
+    """Keys for a token, as an STS would give them; what really does is tested with one."""
+    origin = "token" if isinstance(source, TokenVariable) else "request"
+    made = AwsKeys(access_key=ID, secret_key=SECRET, token=TOKEN, source=origin)
+    return Identity(kind="jwt", id=f"sub:{source}", source=origin), static(made)
 
 
 @pytest.fixture
@@ -62,7 +70,7 @@ def machine(tmp_path, monkeypatch):
 LINES = [
     ("1", Credentials(plain=PlainCredential(), aws=AWSCredential()), {}, {}, AmbiguousCredential, "plain, aws"),
     ("1", Credentials(jwt=JWTCredential(token=TOKEN), aws=AWSCredential()), PAIR, {}, AmbiguousCredential, "jwt, aws"),
-    ("2", Credentials(jwt=JWTCredential(token=TOKEN)), PAIR, {}, UnsupportedCredential, "not available for s3 yet"),
+    ("2", Credentials(jwt=JWTCredential(token=TOKEN)), PAIR, {"exchange": exchange}, ("jwt", "sub:credentials.jwt.token"), (ID, SECRET, TOKEN)),
     ("3", Credentials(plain=PlainCredential(user="alice", password=SECRET)), PAIR, {}, ("plain", "al…"), ("alice", SECRET, None)),
     ("4", Credentials(plain=PlainCredential(user="alice")), PAIR, {}, MissingCredential, "credentials.plain.password is missing"),
     ("4", Credentials(plain=PlainCredential(password=SECRET)), {}, {}, MissingCredential, "credentials.plain.user is missing"),
@@ -82,10 +90,11 @@ LINES = [
     ("9", None, {**PAIR, "AWS_SESSION_TOKEN": TOKEN}, {"profile": "ml"}, ("aws", "ENVE…VENV"), ("ENVENVENVENV", "planted-env-secret", TOKEN)),
     ("10", NOTHING, {"AWS_ACCESS_KEY_ID": ID}, {"ambient": True}, MissingCredential, "config.env.AWS_SECRET_ACCESS_KEY is missing"),
     ("10", None, {"AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ACCESS_KEY_ID": ""}, {}, MissingCredential, "config.env.AWS_ACCESS_KEY_ID is missing"),
-    ("11", NOTHING, {}, {"profile": "ml", "ambient": True}, ("profile", None), ("MLPROFILEKEY", "planted-ml", "planted-ml-token")),
-    ("12", None, {"AWS_PROFILE": "ml"}, {"ambient": True}, ("ambient", None), ("DEFAULTKEYID", "planted-default", None)),
-    ("13", None, {}, {}, ("anonymous", None), None),
-    ("13", NOTHING, {"AWS_PROFILE": "ml", "AWS_SESSION_TOKEN": TOKEN}, {}, ("anonymous", None), None),
+    ("11", NOTHING, {}, {"token": TokenVariable("T"), "exchange": exchange, "profile": "ml", "ambient": True}, ("jwt", "sub:the variable T"), (ID, SECRET, TOKEN)),
+    ("12", NOTHING, {}, {"profile": "ml", "ambient": True}, ("profile", None), ("MLPROFILEKEY", "planted-ml", "planted-ml-token")),
+    ("13", None, {"AWS_PROFILE": "ml"}, {"ambient": True}, ("ambient", None), ("DEFAULTKEYID", "planted-default", None)),
+    ("14", None, {}, {}, ("anonymous", None), None),
+    ("14", NOTHING, {"AWS_PROFILE": "ml", "AWS_SESSION_TOKEN": TOKEN}, {}, ("anonymous", None), None),
 ]  # fmt: skip
 
 
@@ -121,6 +130,14 @@ def test_every_line_of_both_orders_is_tried():
         text = re.sub(r"\s+", " ", doc.replace("``", "`"))
         for row in rows:
             assert f"{row[0]} {row[1]}" in text
+
+
+def test_a_jwt_needs_an_sts():
+    """Where no endpoint is known nobody can turn a token into keys; it is never taken for anonymous."""
+    for given in ({}, {"token": TokenVariable("T")}):
+        credentials = None if given else Credentials(jwt=JWTCredential(token=TOKEN))
+        with pytest.raises(UnsupportedCredential, match="at the STS of one endpoint"):
+            identify(credentials, request_env={}, **given)
 
 
 def test_resolve_keys_is_the_provider(machine):

@@ -19,7 +19,10 @@ ALLOWED = {
     "creds/retry.py": ("creds.errors", "creds.store"),
     "creds/location.py": ("creds.errors",),
     "creds/policy.py": ("creds.errors", "creds.location"),
-    "creds/keys.py": ("creds.errors", "creds.location", "creds.models", "creds.policy", "creds.store"),
+    "creds/web.py": ("creds.errors", "creds.location", "creds.models", "creds.retry", "creds.store"),
+    "creds/tokens.py": ("creds.errors", "creds.models", "creds.store", "creds.web"),
+    "creds/keys.py": ("creds.errors", "creds.location", "creds.models", "creds.policy", "creds.store", "creds.tokens"),
+    "creds/sts.py": ("creds.errors", "creds.keys", "creds.models", "creds.store", "creds.tokens", "creds.web"),
     "creds/stores/": ("creds.errors", "creds.store", "creds.retry", "creds.keys", "creds.models"),
     "creds/resolve.py": ("creds.",),
     "creds/testing.py": ("creds.errors", "creds.store"),
@@ -39,7 +42,7 @@ ALLOWED = {
         "creds.errors",
     ),
 }
-PUBLIC_OF_CREDS = "creds.errors creds.keys creds.location creds.models creds.policy creds.resolve creds.store".split()
+PUBLIC_OF_CREDS = "creds.tokens creds.errors creds.keys creds.location creds.models creds.policy creds.resolve creds.store".split()
 
 
 def imports(path: Path) -> set[str]:

@@ -14,6 +14,7 @@ import pytest
 
 from creds.errors import (
     AmbiguousCredential,
+    CredentialError,
     LocationError,
     MissingCredential,
     NotSupported,
@@ -31,10 +32,11 @@ from creds.resolve import STORES, open_store, resolve
 from creds.store import StoreOptions
 from tests.test_location import DOCS, tables
 from tests.test_policy import resolving_to
+from tests.test_tokens import token
 
 KEYS = Credentials(aws=AWSCredential(access_key="AKIAIOSFODNN7EXAMPLE", secret_access_key="planted-secret"))
 PLAIN = Credentials(plain=PlainCredential(user="alice", password="planted-secret"))
-JWT = Credentials(jwt=JWTCredential(token="planted.jwt.token"))
+JWT = Credentials(jwt=JWTCredential(token=token(sub="job-7")))
 OPEN = Credentials(aws=AWSCredential())
 PAGE = tables("authentication.md")
 NAMED = Policy.for_requests(["http://minio:9000"], file_roots=["/data"])
@@ -195,7 +197,8 @@ def test_the_default_policy_is_a_requests():
     [
         ("s3://data/k", Credentials(aws=AWSCredential(access_key="AKIA")), {}, MissingCredential),
         ("s3://data/k", Credentials(aws=AWSCredential(), plain=PlainCredential()), {}, AmbiguousCredential),
-        ("s3://data/k", JWT, {}, UnsupportedCredential),
+        ("s3://data/k", JWT, {}, MissingCredential),
+        ("s3://data/k", Credentials(jwt=JWTCredential(token="planted.jwt.token")), {}, CredentialError),
         ("s3://data/k", None, {"AWS_ACCESS_KEY_ID": "AKIA"}, MissingCredential),
         ("s3://data/k", Credentials(aws=AWSCredential(profile="ml")), {}, PolicyError),
         ("s3://data/k", Credentials(aws=AWSCredential(region="x/y")), {}, LocationError),

@@ -143,9 +143,12 @@ class Bucket:
         return None if self._provider is None else self._provider()
 
     def _refresher(self, used: AwsKeys | None) -> retry.Refresh | None:
-        if used is None:
+        from creds.keys import renewed
+
+        provider = self._provider
+        if provider is None or used is None:
             return None
-        return lambda error: isinstance(error, Unauthenticated) and not _alike(self._keys(), used)
+        return lambda error: isinstance(error, Unauthenticated) and renewed(provider, used)
 
     def close(self) -> None:
         """Close connections and threads; a second call does nothing."""
@@ -163,4 +166,4 @@ def _alike(some: AwsKeys | None, others: AwsKeys | None) -> bool:
     """Do both sign alike? When they end, and where they came from, makes no difference."""
     if some is None or others is None:
         return some is others
-    return (some.access_key, some.secret_key, some.token) == (others.access_key, others.secret_key, others.token)
+    return some.signs_like(others)
