@@ -38,6 +38,8 @@ _METADATA_ADDRESSES = frozenset(
         "192.0.0.192",  # Oracle Cloud, first generation
     )
 )
+# How a scheme is written over TLS, and in plaintext.
+_SPELLED = {"s3": ("s3+https", "s3+http"), "http": ("https", "http"), "https": ("https", "http")}
 _FORBIDDEN = {"metadata-address": "a cloud's metadata address", "link-local": "a link-local address"}
 _LINK_LOCAL = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
 _NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
@@ -256,7 +258,7 @@ class Policy:
         """May ``location`` be reached, and at which URL? No I/O."""
         if location.scheme == "file":
             return self._decide_file(location)
-        if location.scheme != "s3":
+        if location.scheme not in _SPELLED:
             return _refused(location, "scheme", f"locations of the scheme {location.scheme} are not reached")
         if location.endpoint is not None:
             return self._decide_endpoint(location, location.endpoint)
@@ -368,9 +370,21 @@ class Policy:
         _, host, port = split_url(verdict.endpoint_url)
         if address_of(host) is not None and verdict.endpoint is not None:
             return
-        shown = str(verdict.location)
+        self.addresses(host.strip("[]"), port, str(verdict.location))
+
+    def addresses(self, host: str, port: int, shown: str) -> list[str]:
+        """What ``host`` resolves to now, if all of it may be connected to.
+
+        Args:
+            host: a name or a literal address, IPv6 without brackets.
+            shown: what is to be reached, masked, for messages.
+
+        Raises:
+            PolicyError: the name leads to a metadata or link-local address that is not named itself.
+            StoreUnavailable: the name does not resolve.
+        """
         try:
-            found = [entry[4][0] for entry in self.resolver(host.strip("[]"), port, type=socket.SOCK_STREAM)]
+            found = [str(entry[4][0]) for entry in self.resolver(host, port, type=socket.SOCK_STREAM)]
         except OSError as error:
             raise StoreUnavailable(
                 f"{shown}: the name {host} does not resolve: {error.strerror or error}",
@@ -380,13 +394,15 @@ class Policy:
         for text in found:
             address = ipaddress.ip_address(text.partition("%")[0])
             rule = _forbidden(address)
-            if rule is not None:
+            named = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+            if rule is not None and not (address_of(host) is not None and named in self.endpoints):
                 raise PolicyError(
                     f"{shown}: the name {host} leads to {address}, {_FORBIDDEN[rule]}",
                     rule=rule,
                     location=shown,
                     hint="only the address itself can be named with --endpoint, not a name that leads to it",
                 )
+        return found
 
 
 def _decide_named(location: Location, endpoint: Endpoint) -> Verdict:
@@ -394,13 +410,13 @@ def _decide_named(location: Location, endpoint: Endpoint) -> Verdict:
     if location.tls is None or location.tls == endpoint.tls:
         reason = f"the endpoint {endpoint.url} is named"
         return _allowed(location, endpoint.rule, reason, endpoint.url, endpoint)
+    over_tls, in_plaintext = _SPELLED[location.scheme]
     if endpoint.tls:
         reason = f"the location is in plaintext, and the endpoint is named with TLS: {endpoint.url}"
-        return _refused(location, "plaintext", reason, "write the location as s3+https://")
+        return _refused(location, "plaintext", reason, f"write the location as {over_tls}://")
     reason = f"the location is over TLS, and the endpoint is named without: {endpoint.url}"
-    return _refused(
-        location, "not-named", reason, f"write the location as s3+http://, or name https://{endpoint.host} instead"
-    )
+    hint = f"write the location as {in_plaintext}://, or name https://{endpoint.host} instead"
+    return _refused(location, "not-named", reason, hint)
 
 
 def _allowed(

@@ -13,7 +13,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from creds.errors import CredsError, LocationError, MissingCredential, NotSupported, UnsupportedCredential
+from creds.errors import (
+    AmbiguousCredential,
+    CredsError,
+    LocationError,
+    MissingCredential,
+    NotSupported,
+    RefreshError,
+    UnsupportedCredential,
+)
 from creds.keys import (
     ChainKeys,
     CredentialProvider,
@@ -23,10 +31,11 @@ from creds.keys import (
     checked_region,
     identify,
     kind_of,
+    masked_id,
     resolve_region,
 )
 from creds.location import Location, address_of, aws_host, aws_url, quoted, split_url
-from creds.models import Credentials
+from creds.models import Credentials, Secret
 from creds.policy import Endpoint, Policy, Verdict
 from creds.store import Store, StoreOptions
 from creds.sts import AssumeRole, WebIdentity, sts_url
@@ -55,6 +64,7 @@ class Resolved:
         on_aws: is the server AWS itself?
         addressing: ``path`` or ``virtual``.
         checksums: are boto3's default checksums sent?
+        authorization: makes the header of http(s), for each request anew; None is anonymous.
     """
 
     location: Location
@@ -68,6 +78,7 @@ class Resolved:
     on_aws: bool = False
     addressing: str = "path"
     checksums: bool = False
+    authorization: Callable[[], str] | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:
@@ -122,13 +133,16 @@ def resolve(
     try:
         if location.scheme not in STORES:
             raise NotSupported(
-                f"{location}: there is no store for {location.scheme} locations yet", hint="stores: s3, file"
+                f"{location}: there is no store for {location.scheme} locations yet",
+                hint=f"stores: {', '.join(STORES)}",
             )
         resolved = Resolved(
             location=location, verdict=policy.check(location), identity=_NOBODY, options=options, policy=policy
         )
         if location.scheme == "s3":
             return _s3(resolved, credentials)
+        if location.scheme in ("http", "https"):
+            return _web(resolved, credentials)
         _check_unused(location.scheme, credentials)
     except CredsError as error:
         error.location = error.location or str(location)
@@ -166,6 +180,56 @@ def _s3(resolved: Resolved, credentials: Credentials | None) -> Resolved:
     if options.sts.role_arn is not None and provider is not None:
         resolved.policy.check_lent(f"the role {options.sts.role_arn}", _server(resolved))
     return replace(resolved, identity=identity, provider=provider)
+
+
+def _web(resolved: Resolved, credentials: Credentials | None) -> Resolved:
+    """``resolved`` with the header that says who speaks to an http(s) server."""
+    kind = kind_of(credentials)
+    token = resolved.options.sts.token
+    source: TokenSource | None = None
+    if kind == "jwt":
+        assert credentials is not None
+        assert credentials.jwt is not None
+        source = LiteralToken(credentials.jwt.token)
+    elif kind is None and token is not None:
+        source = token
+    elif kind != "plain":
+        _check_unused(resolved.location.scheme, credentials)
+        return resolved
+    if resolved.location.query:
+        raise AmbiguousCredential(
+            "the location is presigned, and there is a credential beside it", hint="make the credentials null"
+        )
+    if source is not None:
+        return _bearer(resolved, source)
+    assert credentials is not None
+    assert credentials.plain is not None
+    from creds.stores.http import basic
+
+    header = Secret(basic(credentials.plain.user, credentials.plain.password.get_secret_value()))
+    identity = Identity(kind="plain", id=masked_id(credentials.plain.user), source="request")
+    return replace(resolved, identity=identity, authorization=header.get_secret_value)
+
+
+def _bearer(resolved: Resolved, source: TokenSource) -> Resolved:
+    """``resolved`` with a token that is read, and looked at, anew for each request. Reads it now."""
+    server, what, literal = _server(resolved), name_of(source), isinstance(source, LiteralToken)
+    claims = read(taken(source), what, literal=literal)
+    if not literal:
+        resolved.policy.check_lent("a token of the operator's", server, claims.issuer)
+    entry = resolved.policy.issuer(claims.issuer, server)
+
+    def authorization() -> str:
+        token = taken(source)
+        now = read(token, what, literal=literal, verify=entry.verify if entry else None)
+        if now.issuer != claims.issuer:
+            raise RefreshError(f"{what} is of another issuer than it was", hint="open the location anew")
+        return f"Bearer {token.get_secret_value().strip()}"
+
+    identity = Identity(
+        kind="jwt", id=claims.id, source="request" if literal else "token", expires_at=claims.expires_at
+    )
+    return replace(resolved, identity=identity, authorization=authorization)
 
 
 def _same(provider: CredentialProvider) -> CredentialProvider:
@@ -305,6 +369,29 @@ def _open_s3(resolved: Resolved) -> Store:
     )
 
 
+def _open_web(resolved: Resolved) -> Store:
+    from creds.stores.http import HttpStore
+
+    policy, location = resolved.policy, resolved.location
+    base = str(replace(location, key="", query=""))
+
+    def redirect(url: str) -> None:
+        scheme, _, rest = url.partition("://")
+        target = Location.parse(f"{scheme}://{rest.partition('/')[0]}/redirected")
+        assert target is not None
+        policy.check(target)
+
+    return HttpStore(
+        _server(resolved),
+        authorization=resolved.authorization,
+        query=location.query,
+        options=resolved.options,
+        addresses=lambda host, port: policy.addresses(host, port, base),
+        redirect=redirect,
+        location=base,
+    )
+
+
 def _open_files(resolved: Resolved) -> Store:
     from creds.stores.files import FilesStore
 
@@ -323,6 +410,16 @@ STORES: Mapping[str, Mapping[str, Callable[[Resolved], Store]]] = {
         "profile": _open_s3,
         "ambient": _open_s3,
         "jwt": _open_s3,
+    },
+    "http": {
+        "anonymous": _open_web,
+        "plain": _open_web,
+        "jwt": _open_web,
+    },
+    "https": {
+        "anonymous": _open_web,
+        "plain": _open_web,
+        "jwt": _open_web,
     },
     "file": {
         "anonymous": _open_files,

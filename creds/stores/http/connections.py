@@ -1,0 +1,268 @@
+"""Connections: to the addresses that were checked, over TLS that is always verified, through the proxy that is set.
+
+This is the only place that knows urllib3's connection classes. Each connection takes its real request target from
+:func:`asking`, so that what urllib3 logs and raises holds the URL without its query.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.util.connection import create_connection
+
+from creds.errors import CredentialError, LocationError, StoreError
+from creds.store import StoreOptions, Tls
+from creds.stores.http.url import Url
+from creds.stores.s3.wire import Wire, current
+
+Addresses = Callable[[str, int], list[str]]
+
+_KEPT = 32  # idle connections to one server
+_asking = threading.local()
+
+
+@contextmanager
+def asking(target: str) -> Iterator[None]:
+    """Let this thread's next requests go to ``target``, whatever URL urllib3 is told."""
+    before = getattr(_asking, "target", None)
+    _asking.target = target
+    try:
+        yield
+    finally:
+        _asking.target = before
+
+
+class _Known:
+    """A connection of one store: pinned, counted as part of the wire of whoever uses it, patient with a slow reader."""
+
+    addresses: Addresses | None = None
+    silence_seconds: float = 60.0
+    live: Any = None
+    """The socket, kept because a connection drops it while the body of its last response is still read from it."""
+    _wire: Wire | None = None
+
+    def _bind(self) -> None:
+        wire = current()
+        if self._wire is not None and self._wire is not wire:
+            self._wire.discard(self)
+        self._wire = wire
+        if wire is not None:
+            wire.add(self)
+
+    def connect(self) -> None:
+        self._bind()
+        super().connect()  # type: ignore[misc]  # from the connection class this is mixed into
+        self.live = self.sock  # type: ignore[attr-defined]  # as above
+        self.live.settimeout(self.silence_seconds)
+        self._bind()  # stopped while it connected: there was no socket yet to shut down
+
+    def _new_conn(self) -> Any:
+        # The one private name used: nothing public lets a connection go to an address of our choice while its Host,
+        # its SNI and the certificate's name stay the host's. Through a proxy the proxy resolves.
+        if self.addresses is None or self.proxy is not None:  # type: ignore[attr-defined]  # as above
+            return super()._new_conn()  # type: ignore[misc]  # as above
+        host, port = self.host, self.port  # type: ignore[attr-defined]  # as above
+        failure: OSError | None = None
+        for address in self.addresses(host, port):
+            try:
+                return create_connection(
+                    (address, port),
+                    self.timeout,  # type: ignore[attr-defined]  # as above
+                    socket_options=self.socket_options,  # type: ignore[attr-defined]  # as above
+                )
+            except OSError as error:
+                failure = error
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(self, f"Connection to {host} timed out") from failure
+        raise NewConnectionError(self, "no address answers") from failure  # type: ignore[arg-type]  # as above
+
+    def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        self._bind()
+        if self.sock is not None:  # type: ignore[attr-defined]  # as above
+            # Sending may be as slow as reading; urllib3 would allow it no longer than a connect.
+            self.sock.settimeout(self.silence_seconds)  # type: ignore[attr-defined]  # as above
+        super().putrequest(method, getattr(_asking, "target", None) or url, *args, **kwargs)  # type: ignore[misc]
+
+
+def _pools(addresses: Addresses | None, silence: float) -> dict[str, type[HTTPConnectionPool]]:
+    """urllib3's pools, with connections of one store."""
+    own = {"addresses": staticmethod(addresses) if addresses is not None else None, "silence_seconds": silence}
+    plain = type("_Connection", (_Known, HTTPConnection), dict(own))
+    tls = type("_TLSConnection", (_Known, HTTPSConnection), dict(own))
+    return {
+        "http": type("_Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("_TLSPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
+    }
+
+
+def forget(connection: Any) -> None:
+    """Count ``connection`` as nobody's: its exchange is over, and whoever stops must not break the next one."""
+    wire = getattr(connection, "_wire", None)
+    if wire is not None:
+        wire.discard(connection)
+
+
+class Connections:
+    """The pools of one store, made when first needed; after a fork they are made again.
+
+    Args:
+        base: the store's own server: only there the client certificate is shown.
+        options: timeouts, TLS and proxies.
+        addresses: see :class:`creds.stores.http.store.HttpStore`.
+        location: how errors name the store.
+    """
+
+    def __init__(self, base: Url, options: StoreOptions, addresses: Addresses | None, location: str) -> None:
+        self._base = base
+        self._options = options
+        self._addresses = addresses
+        self._location = location
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+        self._managers: dict[tuple[_Proxy | None, bool, bool], urllib3.PoolManager] = {}
+        self._proxies: dict[str, _Proxy] | None = None
+        self._direct = ""
+
+    def to(self, url: Url) -> urllib3.PoolManager:
+        """The manager for requests to ``url``.
+
+        Raises:
+            CredentialError: the client certificate cannot be used.
+            LocationError: the authority or the proxy's URL cannot be used.
+            StoreError: the store was closed.
+        """
+        if self._pid != os.getpid():
+            # The lock may have been held, and the sockets are the parent's.
+            self._lock, self._managers, self._pid = threading.Lock(), {}, os.getpid()
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"{self._location}: the store was closed", location=self._location)
+            if self._proxies is None:
+                self._direct, self._proxies = _proxies(self._options)
+            proxy = None if _bypassed(url, self._direct) else self._proxies.get(url.scheme)
+            own, tls = url.origin == self._base.origin, url.scheme == "https"
+            if (proxy, own, tls) not in self._managers:
+                self._managers[proxy, own, tls] = self._make(proxy, own=own, tls=tls)
+            return self._managers[proxy, own, tls]
+
+    def _make(self, proxy: _Proxy | None, *, own: bool, tls: bool) -> urllib3.PoolManager:
+        options = self._options
+        settings: dict[str, Any] = {
+            "maxsize": _KEPT,
+            "ssl_context": _context(options.tls, shown=own) if tls else None,
+            "timeout": urllib3.Timeout(connect=options.connect_timeout_seconds, read=options.read_timeout_seconds),
+            "retries": False,
+        }
+        if proxy is None:
+            manager = urllib3.PoolManager(**settings)
+        else:
+            trust = _context(options.tls, shown=False) if proxy.url.startswith("https:") else None
+            manager = urllib3.ProxyManager(
+                proxy.url, proxy_headers=dict(proxy.headers), proxy_ssl_context=trust, **settings
+            )
+        manager.pool_classes_by_scheme = _pools(self._addresses, options.read_timeout_seconds)
+        return manager
+
+    def close(self) -> None:
+        """Close all connections; a second call does nothing."""
+        with self._lock:
+            self._closed = True
+            managers, self._managers = self._managers, {}
+        for manager in managers.values():
+            manager.clear()
+
+
+def _context(tls: Tls, *, shown: bool) -> ssl.SSLContext:
+    """Certificates are always checked: against the system's authorities and those added to them.
+
+    Args:
+        shown: show the client certificate, to a server that asks for one.
+    """
+    context = ssl.create_default_context()
+    if tls.ca_pem is not None:
+        try:
+            context.load_verify_locations(cadata=tls.ca_pem.decode("ascii"))
+        except (ssl.SSLError, ValueError) as error:
+            hint = "it must be certificates in PEM form"
+            raise LocationError("the certificate authority (ca) cannot be read", hint=hint) from error
+    if shown and tls.client_cert is not None:
+        try:
+            # An encrypted key would otherwise be asked for on the terminal.
+            context.load_cert_chain(tls.client_cert, tls.client_key, password="")
+        except (OSError, ValueError) as error:
+            name = tls.client_cert if tls.client_key is None else f"{tls.client_cert}, {tls.client_key}"
+            hint = "both must be unencrypted PEM files that belong together"
+            raise CredentialError(f"the client certificate ({name}) cannot be used", hint=hint) from error
+    return context
+
+
+@dataclass(frozen=True, slots=True)
+class _Proxy:
+    """A proxy's URL without its user, and the headers that say who we are."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+
+
+def _proxies(options: StoreOptions) -> tuple[str, dict[str, _Proxy]]:
+    """Which hosts are reached directly, and the proxy for each scheme: the caller's, or the environment's of now."""
+    texts = urllib.request.getproxies() if options.proxies is None else options.proxies
+    made = {scheme: _proxy(texts[scheme]) for scheme in ("http", "https") if texts.get(scheme)}
+    direct = texts.get("no", "")
+    del texts  # passwords are in no frame of an error
+    if None in made.values():
+        hint = "write it as http://host:port or http://user:password@host:port"
+        raise LocationError("the proxy's URL cannot be used", hint=hint)
+    return direct, {scheme: proxy for scheme, proxy in made.items() if proxy is not None}
+
+
+def _proxy(text: str) -> _Proxy | None:
+    """Read a proxy's URL; None where it is none."""
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        url = Url.parse(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        headers = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if "@" in parts.netloc else {}
+    except ValueError:
+        return None
+    return _Proxy(f"{url.scheme}://{url.host}:{url.port}", tuple(headers.items()))
+
+
+def _bypassed(url: Url, exceptions: str) -> bool:
+    """Does ``NO_PROXY`` name the host: by ``*``, a name, a domain, ``host:port`` or a network?"""
+    host = url.host.strip("[]")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    for text in exceptions.lower().split(","):
+        entry = text.strip()
+        name, colon, port = entry.rpartition(":")
+        if colon and port.isdecimal() and ":" not in name.strip("[]").split("]")[0]:
+            if int(port) != url.port:
+                continue
+            entry = name
+        entry = entry.strip("[]").removeprefix("*.").lstrip(".")
+        if entry in ("*", host) or (entry and address is None and host.endswith(f".{entry}")):
+            return True
+        if address is not None and "/" in entry:
+            try:
+                if address in ipaddress.ip_network(entry, strict=False):
+                    return True
+            except ValueError:
+                continue
+    return False
