@@ -28,7 +28,6 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
 from functools import lru_cache
 from itertools import repeat
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # only the stubs lack it
@@ -111,9 +110,13 @@ def number_text(value: float) -> str:
     if text[-2:] == ".0":
         return text[:-2]
     if "e" in text:
-        if 1e-6 <= abs(value) < 1e21:
-            return f"{Decimal(text):f}"
-        return text.replace("e-0", "e-")
+        if not 1e-6 <= abs(value) < 1e21:
+            return text.replace("e-0", "e-")
+        digits, _, exponent = text.partition("e")
+        whole, _, fraction = digits.partition(".")
+        if exponent[0] == "+":
+            return whole + fraction.ljust(int(exponent), "0")
+        return f"{'-' * (value < 0)}0.{whole.lstrip('-').zfill(-int(exponent))}{fraction}"
     if text[-1] in "fn":
         raise ValueError("a number that is not finite")
     return text
@@ -170,8 +173,8 @@ def any_text(value: Any) -> str:
 _END: Final = object()
 _NAME: Final = operator.itemgetter(0)
 _SCALARS: Final[Mapping[type, Callable[[Any], str]]] = {
-    NoneType: lambda _: "null",
-    bool: lambda value: "true" if value else "false",
+    NoneType: {None: "null"}.__getitem__,
+    bool: {True: "true", False: "false"}.__getitem__,
     str: quote,
     float: number_text,
     int: number_text,
@@ -336,8 +339,14 @@ def _settle_untyped(box: Any, place: Any, value: Any) -> int:
     if kind is dict:
         names = len(value)
         for name, inner in value.items():
-            if type(inner) is not str:
+            if type(inner) not in _SETTLED:
                 names += _settle_untyped(value, name, inner)
+        return names
+    if kind is list:
+        names = 0
+        for index, inner in enumerate(value):
+            if type(inner) not in _SETTLED:
+                names += _settle_untyped(value, index, inner)
         return names
     if kind is float:
         if value - value:  # not finite: the compiled parser takes NaN, Infinity and overflow
@@ -347,17 +356,10 @@ def _settle_untyped(box: Any, place: Any, value: Any) -> int:
             box[place] = float(value)
         except OverflowError:
             raise _GiveUp from None
-    elif kind is list:
-        return sum([_settle_untyped(value, index, inner) for index, inner in enumerate(value)])
     return 0
 
 
-def _null_as(**zero: Any) -> core_schema.CoreSchema:
-    """Reads null as the given default (or what the default_factory makes), without a call of Python for the former."""
-    nothing = core_schema.literal_schema([object()])
-    return core_schema.chain_schema(
-        [core_schema.none_schema(), core_schema.with_default_schema(nothing, on_error="default", **zero)]
-    )
+_SETTLED: Final = frozenset((str, bool, NoneType))
 
 
 # --- kinds: what a field of a Go struct may be -------------------------------------------------------------------
@@ -389,7 +391,9 @@ class _Kind:
         """The schema, with null for None or for the zero value."""
         if self.nil:
             return core_schema.nullable_schema(self.schema())
-        return core_schema.union_schema([self.schema(), _null_as(**self.zero())], mode="left_to_right")
+        # A look-up is no call of Python; what is not null raises KeyError or TypeError.
+        null = core_schema.no_info_plain_validator_function({None: self.finish(None)}.__getitem__)
+        return core_schema.union_schema([self.schema(), null], mode="left_to_right")
 
     def zero(self) -> dict[str, Any]:
         """The zero value as a default, or its default_factory."""
@@ -426,16 +430,18 @@ class _Scalar(_Kind):
 def _untyped_text(value: Any, depth: int = 0) -> str:
     """As :func:`any_text`, with recursion while that is cheap."""
     kind = type(value)
-    if kind is str:
-        return quote(value)
-    if kind is float:
-        return number_text(value)
+    if write := _SCALARS.get(kind):
+        return write(value)
     if kind is dict and depth < _SHALLOW:
         depth += 1
-        return f"{{{','.join([f'{quote(name)}:{_untyped_text(value[name], depth)}' for name in sorted(value)])}}}"
+        members = [
+            quote(name) + ":" + (quote(item) if type(item := value[name]) is str else _untyped_text(item, depth))
+            for name in sorted(value)
+        ]
+        return "{" + ",".join(members) + "}"
     if kind is list and depth < _SHALLOW:
         depth += 1
-        return f"[{','.join([_untyped_text(item, depth) for item in value])}]"
+        return "[" + ",".join([_untyped_text(item, depth) for item in value]) + "]"
     return any_text(value)
 
 
@@ -453,9 +459,6 @@ class _SecretString(_Scalar):
 
     def __init__(self) -> None:
         super().__init__("string", str, "", _secret_text)
-
-    def schema(self) -> core_schema.CoreSchema:
-        return core_schema.no_info_after_validator_function(Secret, super().schema())
 
     def code(self, value: str, write: str) -> str:
         return f"(quote(v._secret_value) if (v := {value}).__class__ is Secret else {write}(v))"
@@ -647,6 +650,9 @@ class _Struct(_Kind):
     def finish(self, draft: Any) -> Any:
         return self.struct.zero() if draft is None else self.struct.finish(draft)
 
+    def nullable(self) -> core_schema.CoreSchema:
+        return core_schema.nullable_schema(self.schema())  # settling a struct replaces None
+
     def zero(self) -> dict[str, Any]:
         shared = self.struct.shared
         return {"default": shared} if shared else {"default_factory": self.struct.zero}
@@ -678,8 +684,14 @@ class _StructMap(_Kind):
     def schema(self) -> core_schema.CoreSchema:
         return core_schema.dict_schema(core_schema.str_schema(), _Struct(self.struct).nullable())
 
-    def settle(self, value: dict[str, BaseModel]) -> int:
-        return len(value) + sum(map(self.struct.settle, value.values()))
+    def settle(self, value: dict[str, Any]) -> int:
+        names = len(value)
+        for name, item in value.items():
+            if item is None:
+                value[name] = self.struct.zero()
+            else:
+                names += self.struct.settle(item)
+        return names
 
     def merge(self, node: Any, draft: Any, path: str, exact: _Exact) -> Any:
         if node is None:
@@ -792,8 +804,7 @@ class Struct:
         }
         self.shared = self.zero() if model.model_config.get("frozen") else None
         self._unread: set[str] = set()
-        self.write_each = _writer(self, inline=False)
-        self.write = _writer(self, inline=True)
+        self.write = _writer(self)
         self.settle = _settler(self)
 
     def zero(self) -> BaseModel:
@@ -884,9 +895,9 @@ class Struct:
                     raise _GiveUp
                 if len(name) <= 64 and len(self._unread) < 1_000:
                     self._unread.add(name)
-            if type(value) is not str:
+            if type(value) not in _SETTLED:
                 names += _settle_untyped(extra, name, value)
-        extra.clear()
+        _set_extra(instance, None)
         return names
 
     # writing
@@ -916,7 +927,7 @@ class Struct:
 
 def _settler(struct: Struct) -> Callable[[Any], int]:
     """Compile the function that mends what the compiled parser made of ``struct`` and counts the names it met."""
-    scope: dict[str, Any] = {"untyped": _settle_untyped}
+    scope: dict[str, Any] = {"untyped": _settle_untyped, "settled": _SETTLED, "new": _new, "Secret": Secret}
     lines: list[str] = []
 
     def visit(struct: Struct, this: str) -> None:
@@ -924,16 +935,19 @@ def _settler(struct: Struct) -> Callable[[Any], int]:
         scope[f"unknown_{this}"] = struct.settle_unknown
         lines.append(f"names += len({this}.__pydantic_fields_set__)")
         lines.append(f"if {this}.__pydantic_extra__: names += unknown_{this}({this})")
-        if any(isinstance(field.kind, _Untyped) or field.kind.settle for field in struct.fields):
+        if struct.fields:
             lines.append(f"{this}_values = {this}.__dict__")
         for field in struct.fields:
             value = f'{this}_values["{field.attr}"]'
             inner = f"{this}_{field.attr}"
             if type(field.kind) is _Struct:
-                lines.append(f"{inner} = {value}")
+                scope[f"zero_{inner}"] = field.kind.struct.zero
+                lines.append(f"if ({inner} := {value}) is None: {inner} = {value} = zero_{inner}()")
                 visit(field.kind.struct, inner)
+            elif isinstance(getattr(field.kind, "inner", field.kind), _SecretString):
+                lines.append(f"if (v := {value}).__class__ is str: s = {value} = new(Secret); s._secret_value = v")
             elif isinstance(field.kind, _Untyped):
-                lines.append(f"if (v := {value}) is not None and v.__class__ is not str and v.__class__ is not bool:")
+                lines.append(f"if (v := {value}).__class__ not in settled:")
                 lines.append(f' names += untyped({this}_values, "{field.attr}", v)')
             elif field.kind.settle:
                 scope[f"settle_{inner}"] = field.kind.settle
@@ -944,54 +958,33 @@ def _settler(struct: Struct) -> Callable[[Any], int]:
     return _compiled(f"def settle(it):\n names = 0\n {body}\n return names\n", scope, "settle")
 
 
-def _writer(struct: Struct, *, inline: bool) -> Callable[[Any], str]:
-    """Compile the function that writes ``struct``: one f-string of its fields' names and kinds.
-
-    Args:
-        inline: include the structs in it that are always there; an odd one is left to the function without them.
-    """
+def _writer(struct: Struct) -> Callable[[Any], str]:
+    """Compile the function that writes ``struct``: one f-string of its fields' names and kinds."""
     scope: dict[str, Any] = {
         "is_no": _is_no,
         "and_unknown": _and_unknown,
         "number_text": number_text,
         "quote": quote,
         "Secret": Secret,
-        "each": struct.write_each if inline else None,
         "model": struct.model,
     }
-    if inline:
-        lines = ["if it.__class__ is not model or it.__pydantic_extra__: return each(it)", "it_values = it.__dict__"]
-    else:
-        lines = ["if not isinstance(it, model): is_no(model)", "it_values = it.__dict__"]
-
-    def visit(struct: Struct, this: str) -> str:
-        """Write the lines for the struct in the variable ``this``; returns its part of the f-string."""
-        pieces = ""
-        for field in struct.fields:
-            kind = field.kind
-            value, name, inner = f'{this}_values["{field.attr}"]', f'"{field.wire}":', f"{this}_{field.attr}"
-            write = f"write_{inner}"
-            scope[write] = kind.write
-            if inline and type(kind) is _Struct:
-                scope[f"model_{inner}"] = kind.struct.model
-                lines.append(f"{inner} = {value}")
-                lines.append(
-                    f"if {inner}.__class__ is not model_{inner} or {inner}.__pydantic_extra__: return each(it)"
-                )
-                lines.append(f"{inner}_values = {inner}.__dict__")
-                pieces += f",{name}{visit(kind.struct, inner)}"
-            elif field.absent is not None:
-                pieces += f"{{'' if (v := {value}) == {field.absent} else ',{name}' + {write}(v)}}"
-            elif kind.nil:
-                pieces += f",{name}{{'null' if (v := {value}) is None else {kind.code('v', write)}}}"
-            else:
-                pieces += f",{name}{{{kind.code(value, write)}}}"
-        return f"{{{{{pieces.removeprefix(',')}}}}}"
-
-    pieces = visit(struct, "it")
-    body = "\n ".join(lines)
-    result = f"text = f'''{pieces}'''\n return and_unknown(text, it) if it.__pydantic_extra__ else text"
-    return _compiled(f"def write(it):\n {body}\n {result}\n", scope, "write")
+    pieces = ""
+    for field in struct.fields:
+        value, name, write = f'values["{field.attr}"]', f'"{field.wire}":', f"write_{field.attr}"
+        scope[write] = field.kind.write
+        if field.absent is not None:
+            pieces += f"{{'' if (v := {value}) == {field.absent} else ',{name}' + {write}(v)}}"
+        elif field.kind.nil:
+            pieces += f",{name}{{'null' if (v := {value}) is None else {field.kind.code('v', write)}}}"
+        else:
+            pieces += f",{name}{{{field.kind.code(value, write)}}}"
+    source = f"""def write(it):
+    if not isinstance(it, model): is_no(model)
+    values = it.__dict__
+    text = f'''{{{{{pieces.removeprefix(",")}}}}}'''
+    return and_unknown(text, it) if it.__pydantic_extra__ else text
+"""
+    return _compiled(source, scope, "write")
 
 
 def _compiled(source: str, scope: dict[str, Any], name: str) -> Callable[[Any], Any]:
@@ -1079,7 +1072,7 @@ class Codec(Generic[Model]):
             raise _GiveUp
         try:
             instance: Model = self._parser.validate_json(document)
-        except ValidationError:
+        except (ValidationError, KeyError, TypeError):
             raise _GiveUp from None
         if self._root.settle(instance) != document.count(b'":'):
             raise _GiveUp

@@ -19,8 +19,15 @@ MAX_CHARS = 16_384
 """Longer than a file's path with every byte escaped; what is longer is no location."""
 
 _S3_TLS: dict[str, bool | None] = {"s3": None, "s3+https": True, "s3+http": False}
-_OTHER_TLS: dict[str, bool | None] = {"http": False, "https": True, "ftp": False, "ftps": True, "sftp": None}
-_OTHER_PORTS = {"http": 80, "https": 443, "ftp": 21, "ftps": 21, "sftp": 22}
+_OTHER_TLS: dict[str, bool | None] = {
+    "http": False,
+    "https": True,
+    "ftp": False,
+    "ftps": True,
+    "ftps+implicit": True,
+    "sftp": None,
+}
+_OTHER_PORTS = {"http": 80, "https": 443, "ftp": 21, "ftps": 21, "ftps+implicit": 990, "sftp": 22}
 _HTTP_PORTS = {True: 443, False: 80}
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
@@ -53,7 +60,8 @@ class Location:
     """One object's place.
 
     Attributes:
-        scheme: ``s3`` or ``file``; ``http``, ``https``, ``ftp``, ``ftps`` and ``sftp`` are read and have no store yet.
+        scheme: ``s3``, ``file``, ``http``, ``https``, ``ftp``, ``ftps`` (TLS asked for in the clear),
+            ``ftps+implicit`` (TLS from the first byte) or ``sftp``.
         endpoint: ``host`` or ``host:port``, lower case, IPv6 in brackets, a scheme's own port left out; None is AWS
             for ``s3`` and this machine for ``file``.
         tls: True over TLS, False in plaintext, None where the operator's entry for the endpoint decides.
@@ -152,7 +160,8 @@ class Location:
             return cls(scheme=scheme, endpoint=endpoint, tls=_OTHER_TLS[scheme], key=path_key, query=query)
         raise LocationError(
             f"the scheme {_shown(scheme)} is unknown",
-            hint="schemes: s3, s3+https, s3+http, file, http, https, ftp, ftps, sftp; a host with a port needs s3://",
+            hint="schemes: s3, s3+https, s3+http, file, http, https, ftp, ftps, ftps+implicit, sftp; "
+            "a host with a port needs s3://",
         )
 
     @property
