@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
@@ -27,7 +28,7 @@ _OTHER_TLS: dict[str, bool | None] = {
     "ftps+implicit": True,
     "sftp": None,
 }
-_OTHER_PORTS = {"http": 80, "https": 443, "ftp": 21, "ftps": 21, "ftps+implicit": 990, "sftp": 22}
+USUAL_PORTS = {"http": 80, "https": 443, "ftp": 21, "ftps": 21, "ftps+implicit": 990, "sftp": 22}
 _HTTP_PORTS = {True: 443, False: 80}
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
@@ -251,11 +252,24 @@ def split_url(url: str) -> tuple[bool, str, int]:
     Raises:
         LocationError: it is no such URL, or holds more than that: a user, a path, a query.
     """
+    scheme, host, port = split_server(url, ("http", "https"))
+    return scheme == "https", host, port
+
+
+def split_server(url: str, schemes: Collection[str] = frozenset(USUAL_PORTS)) -> tuple[str, str, int]:
+    """Read a server as an operator names it: ``scheme://host[:port]``.
+
+    Returns:
+        The scheme, the host in its one spelling, and the port, the scheme's own made explicit.
+
+    Raises:
+        LocationError: it is no such URL of one of ``schemes``, or holds more than that: a user, a path, a query.
+    """
     _check_text("endpoint", url)
     match = _SCHEME.fullmatch(url)
     hint = "write it as https://host, https://host:port or http://host:port"
     scheme = match[1].lower() if match else ""
-    if match is None or scheme not in ("http", "https") or not match[2].startswith("//"):
+    if match is None or scheme not in schemes or not match[2].startswith("//"):
         raise LocationError(f"the endpoint {_shown(url)} is no http:// or https:// URL", hint=hint)
     authority = match[2][2:].removesuffix("/")
     if "@" in authority:
@@ -263,8 +277,7 @@ def split_url(url: str) -> tuple[bool, str, int]:
     if re.search(r"[/?#]", authority):
         raise LocationError(f"the endpoint {_shown(url)} holds more than a host and a port", hint=hint)
     host, port = _split_authority(authority)
-    tls = scheme == "https"
-    return tls, _checked_host(host), port or _HTTP_PORTS[tls]
+    return scheme, _checked_host(host), port or USUAL_PORTS[scheme]
 
 
 def split_host(endpoint: str) -> tuple[str, int | None]:
@@ -359,7 +372,7 @@ def _other(scheme: str, rest: str, key: str) -> tuple[str, str, str]:
             raise LocationError(f"the {scheme} location holds a fragment", hint="write # in a path as %23")
         path, _, query = path.partition("?")
     raw_key = path.removeprefix("/")
-    return _join(host, port, _OTHER_PORTS[scheme]), _path_key(raw_key, decoded(raw_key), key), query
+    return _join(host, port, USUAL_PORTS[scheme]), _path_key(raw_key, decoded(raw_key), key), query
 
 
 def _file(rest: str, key: str) -> str:

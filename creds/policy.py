@@ -16,7 +16,18 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from creds.errors import LocationError, PolicyError, StoreUnavailable
-from creds.location import DEFAULT_REGION, Location, address_of, aws_host, aws_url, quoted, split_host, split_url
+from creds.location import (
+    DEFAULT_REGION,
+    USUAL_PORTS,
+    Location,
+    address_of,
+    aws_host,
+    aws_url,
+    quoted,
+    split_host,
+    split_server,
+    split_url,
+)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[..., Iterable[tuple[Any, ...]]]
@@ -51,7 +62,8 @@ class Endpoint:
     """What the operator says of one endpoint. Naming it allows it: its address, and its plaintext if it is http.
 
     Attributes:
-        url: ``https://host[:port]`` or ``http://host[:port]``.
+        url: ``https://host[:port]`` or ``http://host[:port]`` for S3 and web servers; ``ftp://``, ``ftps://``,
+            ``ftps+implicit://`` or ``sftp://`` for servers of files.
         region: signs requests to it; None leaves that to the other sources.
         addressing: ``path``, ``virtual`` or ``auto``.
         checksums: ``always``, ``never`` or ``auto``.
@@ -68,15 +80,15 @@ class Endpoint:
     host: str = field(init=False)
 
     def __post_init__(self) -> None:
-        tls, host, port = split_url(self.url)
+        scheme, host, port = split_server(self.url)
         for name, value, words in (
             ("addressing", self.addressing, ("auto", "path", "virtual")),
             ("checksums", self.checksums, ("auto", "always", "never")),
         ):
             if value not in words:
                 raise LocationError(f"{name} of an endpoint is {value!r}", hint=f"one of {', '.join(words)}")
-        scheme, usual = ("https", 443) if tls else ("http", 80)
-        object.__setattr__(self, "url", f"{scheme}://{host}" if port == usual else f"{scheme}://{host}:{port}")
+        usual = port == USUAL_PORTS[scheme]
+        object.__setattr__(self, "url", f"{scheme}://{host}" if usual else f"{scheme}://{host}:{port}")
         object.__setattr__(self, "host", f"{host}:{port}")
 
     @classmethod
@@ -86,8 +98,13 @@ class Endpoint:
 
     @property
     def tls(self) -> bool:
-        """Is it spoken to over TLS?"""
-        return self.url.startswith("https:")
+        """Is it spoken to over TLS, or SSH?"""
+        return self.scheme not in ("http", "ftp")
+
+    @property
+    def scheme(self) -> str:
+        """What it speaks."""
+        return self.url.partition(":")[0]
 
     @property
     def rule(self) -> str:
@@ -258,8 +275,6 @@ class Policy:
         """May ``location`` be reached, and at which URL? No I/O."""
         if location.scheme == "file":
             return self._decide_file(location)
-        if location.scheme not in _SPELLED:
-            return _refused(location, "scheme", f"locations of the scheme {location.scheme} are not reached")
         if location.endpoint is not None:
             return self._decide_endpoint(location, location.endpoint)
         if self.default is not None and location.aws_host is None:
@@ -271,6 +286,8 @@ class Policy:
 
     def _decide_endpoint(self, location: Location, name: str) -> Verdict:
         host, port = split_host(name)
+        if location.scheme not in _SPELLED:
+            return self._decide_server(location, name)
         ports = (port,) if port else {True: (443,), False: (80,), None: (443, 80)}[location.tls]
         for number in ports:
             endpoint = self.endpoints.get(f"{host}:{number}")
@@ -292,6 +309,24 @@ class Policy:
             reason = f"plaintext beyond this machine, and the endpoint {name} is not named"
             return _refused(location, "plaintext", reason, _flag(location, name))
         return _allowed(location, "caller", "the caller's own, over TLS", f"https://{name}")
+
+    def _decide_server(self, location: Location, name: str) -> Verdict:
+        """A server of files: off for requests unless it is named; for the caller plaintext on loopback alone."""
+        host, port = split_host(name)
+        endpoint = self.endpoints.get(f"{host}:{port or USUAL_PORTS[location.scheme]}")
+        if endpoint is not None:
+            return _decide_named(location, endpoint)
+        url = f"{location.scheme}://{name}"
+        add = f"add --endpoint {url}"
+        rule = _forbidden_name(host)
+        if rule is not None:
+            return _refused(location, rule, f"{host} is {_FORBIDDEN[rule]}", add)
+        if not self.caller:
+            return _refused(location, "not-named", f"the endpoint {name} is not named", add)
+        if location.scheme == "ftp" and not _is_loopback(host):
+            reason = f"plaintext beyond this machine, and the endpoint {name} is not named"
+            return _refused(location, "plaintext", reason, add)
+        return _allowed(location, "caller", "the caller's own", url)
 
     def _decide_file(self, location: Location) -> Verdict:
         parts = [part for part in location.key.split("/") if part not in ("", ".")]
@@ -406,8 +441,13 @@ class Policy:
 
 
 def _decide_named(location: Location, endpoint: Endpoint) -> Verdict:
-    """The verdict on a location whose endpoint the operator names, if both agree on TLS."""
-    if location.tls is None or location.tls == endpoint.tls:
+    """The verdict on a location whose endpoint the operator names, if both agree on what is spoken."""
+    if (location.scheme not in _SPELLED or endpoint.scheme not in ("http", "https")) and (
+        location.scheme != endpoint.scheme
+    ):
+        reason = f"the endpoint is named for {endpoint.scheme}: {endpoint.url}"
+        return _refused(location, "not-named", reason, f"write the location as {endpoint.scheme}://")
+    if location.tls in (None, endpoint.tls):
         reason = f"the endpoint {endpoint.url} is named"
         return _allowed(location, endpoint.rule, reason, endpoint.url, endpoint)
     over_tls, in_plaintext = _SPELLED[location.scheme]

@@ -18,7 +18,6 @@ from creds.errors import (
     CredsError,
     LocationError,
     MissingCredential,
-    NotSupported,
     RefreshError,
     UnsupportedCredential,
 )
@@ -34,8 +33,8 @@ from creds.keys import (
     masked_id,
     resolve_region,
 )
-from creds.location import Location, address_of, aws_host, aws_url, quoted, split_url
-from creds.models import Credentials, Secret
+from creds.location import Location, address_of, aws_host, aws_url, quoted, split_server, split_url
+from creds.models import Credentials, PlainCredential, Secret
 from creds.policy import Endpoint, Policy, Verdict
 from creds.store import Store, StoreOptions
 from creds.sts import AssumeRole, WebIdentity, sts_url
@@ -65,6 +64,7 @@ class Resolved:
         addressing: ``path`` or ``virtual``.
         checksums: are boto3's default checksums sent?
         authorization: makes the header of http(s), for each request anew; None is anonymous.
+        login: of ftp and sftp; None is anonymous.
     """
 
     location: Location
@@ -79,6 +79,7 @@ class Resolved:
     addressing: str = "path"
     checksums: bool = False
     authorization: Callable[[], str] | None = field(default=None, repr=False)
+    login: PlainCredential | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:
@@ -122,7 +123,6 @@ def resolve(
         policy: what may be reached; None is :meth:`Policy.for_requests` with nothing named.
 
     Raises:
-        NotSupported: there is no store for the scheme.
         PolicyError: refused; names the rule and the flag.
         CredentialError: the credential is missing, half there, ambiguous, unreadable, or of no use to the scheme.
         RefreshError: a JWT has ended; says when.
@@ -131,11 +131,6 @@ def resolve(
     options = options or StoreOptions()
     policy = policy or Policy.for_requests()
     try:
-        if location.scheme not in STORES:
-            raise NotSupported(
-                f"{location}: there is no store for {location.scheme} locations yet",
-                hint=f"stores: {', '.join(STORES)}",
-            )
         resolved = Resolved(
             location=location, verdict=policy.check(location), identity=_NOBODY, options=options, policy=policy
         )
@@ -143,6 +138,8 @@ def resolve(
             return _s3(resolved, credentials)
         if location.scheme in ("http", "https"):
             return _web(resolved, credentials)
+        if location.scheme != "file":
+            return _login(resolved, credentials)
         _check_unused(location.scheme, credentials)
     except CredsError as error:
         error.location = error.location or str(location)
@@ -209,6 +206,25 @@ def _web(resolved: Resolved, credentials: Credentials | None) -> Resolved:
     header = Secret(basic(credentials.plain.user, credentials.plain.password.get_secret_value()))
     identity = Identity(kind="plain", id=masked_id(credentials.plain.user), source="request")
     return replace(resolved, identity=identity, authorization=header.get_secret_value)
+
+
+def _login(resolved: Resolved, credentials: Credentials | None) -> Resolved:
+    """``resolved`` with who logs in to a server of files."""
+    scheme, kind = resolved.location.scheme, kind_of(credentials)
+    if scheme == "sftp" and kind is None:
+        raise MissingCredential(
+            "sftp locations need a user", hint="give credentials.plain: a user, and a password or a key of the caller's"
+        )
+    if kind != "plain":
+        _check_unused(scheme, credentials)
+        return resolved
+    assert credentials is not None
+    assert credentials.plain is not None
+    plain = credentials.plain
+    if not plain.user:
+        raise MissingCredential("credentials.plain has no user", hint="give both user and password")
+    identity = Identity(kind="plain", id=masked_id(plain.user), source="request")
+    return replace(resolved, identity=identity, login=plain)
 
 
 def _bearer(resolved: Resolved, source: TokenSource) -> Resolved:
@@ -392,6 +408,49 @@ def _open_web(resolved: Resolved) -> Store:
     )
 
 
+def _open_ftp(resolved: Resolved) -> Store:
+    from creds.stores.ftp import FtpStore
+
+    security = {"ftp": "none", "ftps": "explicit", "ftps+implicit": "implicit"}[resolved.location.scheme]
+    login = resolved.login
+    host, port, location = _file_server(resolved)
+    return FtpStore(
+        host,
+        port,
+        security=security,
+        # RFC 1635: who has no account is anonymous, with an address of mail for a password.
+        user=login.user if login else "anonymous",
+        password=login.password.get_secret_value() if login else "anonymous@",
+        options=resolved.options,
+        addresses=lambda name, number: resolved.policy.addresses(name, number, location),
+        location=location,
+    )
+
+
+def _open_sftp(resolved: Resolved) -> Store:
+    from creds.stores.sftp import SftpStore
+
+    login = resolved.login
+    assert login is not None
+    host, port, location = _file_server(resolved)
+    return SftpStore(
+        host,
+        port,
+        user=login.user,
+        password=login.password.get_secret_value() or None,
+        options=resolved.options,
+        addresses=lambda name, number: resolved.policy.addresses(name, number, location),
+        location=location,
+    )
+
+
+def _file_server(resolved: Resolved) -> tuple[str, int, str]:
+    """Host, port and the text that errors name the server by."""
+    url = _server(resolved)
+    _, host, port = split_server(url)
+    return host.strip("[]"), port, url
+
+
 def _open_files(resolved: Resolved) -> Store:
     from creds.stores.files import FilesStore
 
@@ -420,6 +479,21 @@ STORES: Mapping[str, Mapping[str, Callable[[Resolved], Store]]] = {
         "anonymous": _open_web,
         "plain": _open_web,
         "jwt": _open_web,
+    },
+    "ftp": {
+        "anonymous": _open_ftp,
+        "plain": _open_ftp,
+    },
+    "ftps": {
+        "anonymous": _open_ftp,
+        "plain": _open_ftp,
+    },
+    "ftps+implicit": {
+        "anonymous": _open_ftp,
+        "plain": _open_ftp,
+    },
+    "sftp": {
+        "plain": _open_sftp,
     },
     "file": {
         "anonymous": _open_files,

@@ -17,7 +17,6 @@ from creds.errors import (
     CredentialError,
     LocationError,
     MissingCredential,
-    NotSupported,
     ObjectNotFound,
     PolicyError,
     StoreError,
@@ -39,7 +38,18 @@ PLAIN = Credentials(plain=PlainCredential(user="alice", password="planted-secret
 JWT = Credentials(jwt=JWTCredential(token=token(sub="job-7")))
 OPEN = Credentials(aws=AWSCredential())
 PAGE = tables("authentication.md")
-NAMED = Policy.for_requests(["http://minio:9000", "http://host", "https://host"], file_roots=["/data"])
+NAMED = Policy.for_requests(
+    [
+        "http://minio:9000",
+        "http://host",
+        "https://host",
+        "sftp://host",
+        "ftp://host",
+        "ftps://tls.host",
+        "ftps+implicit://host",
+    ],
+    file_roots=["/data"],
+)
 
 
 def at(text):
@@ -72,7 +82,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scheme", ["s3", "file", "http", "https", "ftp", "ftps", "sftp"])
+@pytest.mark.parametrize("scheme", ["s3", "file", "http", "https", "ftp", "ftps", "ftps+implicit", "sftp"])
 def test_the_table_of_stores(machine, scheme, kind):
     """Code, page and behaviour agree on every cell: a store, or the error that says there is none."""
     columns = ["scheme", "anonymous", "plain", "aws", "profile", "ambient", "jwt"]
@@ -80,19 +90,20 @@ def test_the_table_of_stores(machine, scheme, kind):
     said = row[columns.index(kind)]
     assert (said == "yes") is (kind in STORES.get(scheme, {}))
     credentials, options = KINDS[kind]
-    location = at({"s3": "s3://minio:9000/b/k", "file": "file:///data/k"}.get(scheme, f"{scheme}://host/k"))
+    location = at(
+        {"s3": "s3://minio:9000/b/k", "file": "file:///data/k"}.get(
+            scheme, f"{scheme}://{'tls.' if scheme == 'ftps' else ''}host/k"
+        )
+    )
     if said == "yes":
         resolved = resolve(location, credentials, options, NAMED)
         assert resolved.identity.kind == kind
         resolved.open().close()
-    elif scheme not in STORES:
-        with pytest.raises(NotSupported, match=f"no store for {scheme} locations yet"):
-            resolve(location, credentials, options, NAMED)
-    elif scheme in ("file", "http", "https") and kind == "ambient":
+    elif scheme not in ("s3", "sftp") and kind == "ambient":
         # Nothing of the caller's own AWS setup is looked at but for S3.
         assert resolve(location, credentials, options, NAMED).identity.kind == "anonymous"
     else:
-        with pytest.raises((UnsupportedCredential, PolicyError)):
+        with pytest.raises((UnsupportedCredential, MissingCredential, PolicyError)):
             resolve(location, credentials, options, NAMED)
 
 

@@ -112,6 +112,11 @@ def _network(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--connect-timeout", type=seconds, metavar="SECONDS", help="For one connection [10]."),
         click.option("--retry-for", type=seconds, metavar="SECONDS", help="No new try begins later than this [120]."),
         click.option("--retries", type=click.IntRange(min=0), metavar="N", help="Tries after the first [5]."),
+        click.option("--ssh-key", type=click.Path(dir_okay=False), metavar="FILE", help="A private key for sftp."),
+        click.option(
+            "--host-key", "host_keys", multiple=True, metavar="SHA256:...", help="A host key that sftp may meet."
+        ),
+        click.option("--known-hosts", type=click.Path(dir_okay=False), metavar="FILE", help="Host keys for sftp."),
         click.option("--client-key", type=click.Path(dir_okay=False), metavar="FILE", help="Its key, if elsewhere."),
         click.option("--client-cert", type=click.Path(dir_okay=False), metavar="FILE", help="A certificate to show."),
         click.option(
@@ -508,13 +513,16 @@ def _options(
     ca: str | None,
     client_cert: str | None,
     client_key: str | None,
+    known_hosts: str | None,
+    host_keys: tuple[str, ...],
+    ssh_key: str | None,
     retries: int | None,
     retry_for: float | None,
     connect_timeout: float | None,
     read_timeout: float | None,
 ) -> StoreOptions:
     """How stores talk, with the library's defaults where the command line says nothing."""
-    from creds.store import Retries, StoreOptions, Tls
+    from creds.store import Retries, Ssh, StoreOptions, Tls
 
     if client_key is not None and client_cert is None:
         raise click.UsageError("--client-key goes with --client-cert")
@@ -523,6 +531,7 @@ def _options(
         ambient=ambient,
         profile=profile,
         tls=Tls(ca_pem=_pem(ca), client_cert=client_cert, client_key=client_key),
+        ssh=Ssh(known_hosts=known_hosts, fingerprints=host_keys, key=ssh_key),
         retries=Retries(
             attempts=usual.attempts if retries is None else 1 + retries,
             for_seconds=usual.for_seconds if retry_for is None else retry_for,
