@@ -42,7 +42,9 @@ ALLOWED = {
         "creds.errors",
     ),
 }
-PUBLIC_OF_CREDS = "creds.tokens creds.errors creds.keys creds.location creds.models creds.policy creds.resolve creds.store".split()
+PUBLIC_OF_CREDS = (
+    "creds.tokens creds.errors creds.keys creds.location creds.models creds.policy creds.resolve creds.store".split()
+)
 
 
 def imports(path: Path) -> set[str]:
