@@ -8,6 +8,11 @@ The file is the first that exists of ``--config``, ``$ARTIFACTS_CONFIG``, ``$XDG
     [endpoint."minio.ml.svc:9000"]
     url = "http://minio.ml.svc:9000"    # naming http:// is what allows plaintext
     region = "us-east-1"
+
+    [issuer."https://gitlab.corp"]      # whose tokens the operator lends (--token-file), and where they may go
+    endpoints = ["minio.ml.svc:9000"]
+    sts_endpoint = "http://minio.ml.svc:9000"
+    role_arn = "arn:aws:iam::role/ArtifactRW"
 """
 
 from __future__ import annotations
@@ -15,15 +20,17 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from artifacts.errors import RequestError
-from creds.policy import Endpoint
+from creds.policy import Endpoint, Issuer
 
 VERSION = 1
 ENDPOINT_KEYS = ("url", "region", "addressing", "checksums")
+ISSUER_KEYS = ("endpoints", "sts_endpoint", "role_arn")
 
 
 class ConfigError(RequestError):
@@ -48,11 +55,25 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def load(path: Path) -> tuple[list[Endpoint], list[str]]:
-    """The endpoints a configuration file names, and a warning for each key it holds that is not read.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a configuration file says.
+
+    Attributes:
+        warnings: one for each key that is not read.
+    """
+
+    endpoints: tuple[Endpoint, ...] = ()
+    issuers: tuple[Issuer, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def load(path: Path) -> Settings:
+    """Read a configuration file.
 
     Raises:
         ConfigError: the file is no TOML, has another version, or an entry is wrong.
+        LocationError: an endpoint is none.
     """
     try:
         document = tomllib.loads(path.read_text("utf-8"))
@@ -60,21 +81,37 @@ def load(path: Path) -> tuple[list[Endpoint], list[str]]:
         raise ConfigError(f"{path}: {error}") from error
     if document.get("version") != VERSION:
         raise ConfigError(f"{path}: version: expected {VERSION}, got {document.get('version')!r}")
-    warnings = _unknown(path, "", document, ("version", "endpoint"))
-    endpoints = []
-    table = document.get("endpoint", {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: endpoint: expected a table for each endpoint")
-    for host, entry in table.items():
-        if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-            raise ConfigError(f"{path}: endpoint.{host!r}: expected a table of strings")
-        warnings += _unknown(path, f'endpoint."{host}".', entry, ENDPOINT_KEYS)
-        known = {name: value for name, value in entry.items() if name in ENDPOINT_KEYS}
-        endpoint = Endpoint(**{"url": f"https://{host}", **known})
-        if endpoint.host != Endpoint(url=f"{endpoint.url.partition(':')[0]}://{host}").host:
+    warnings = _unknown(path, "", document, ("version", "endpoint", "issuer"))
+    endpoints, issuers = [], []
+    for host, entry in _entries(path, document, "endpoint", ENDPOINT_KEYS, warnings):
+        endpoint = Endpoint(**{"url": f"https://{host}", **entry})
+        if endpoint.host != Endpoint(url=f"{endpoint.scheme}://{host}").host:
             raise ConfigError(f'{path}: endpoint."{host}".url names another host: {endpoint.host}')
         endpoints.append(endpoint)
-    return endpoints, warnings
+    for iss, entry in _entries(path, document, "issuer", ISSUER_KEYS, warnings):
+        serves = entry.pop("endpoints", [])
+        if not isinstance(serves, list):
+            raise ConfigError(f'{path}: issuer."{iss}".endpoints: expected a list of "host:port"')
+        issuers.append(Issuer(iss=iss, endpoints=tuple(serves), **entry))
+    return Settings(endpoints=tuple(endpoints), issuers=tuple(issuers), warnings=tuple(warnings))
+
+
+def _entries(
+    path: Path, document: Mapping[str, Any], table: str, known: tuple[str, ...], warnings: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The entries of one table of tables, with the keys that are known."""
+    entries = document.get(table, {})
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{path}: {table}: expected a table for each {table}")
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or not all(_texts(value) for value in entry.values()):
+            raise ConfigError(f"{path}: {table}.{name!r}: expected a table of strings")
+        warnings += _unknown(path, f'{table}."{name}".', entry, known)
+        yield name, {key: value for key, value in entry.items() if key in known}
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
 def endpoints(named: Iterable[str], environ: Mapping[str, str], file: Iterable[Endpoint]) -> list[Endpoint]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from artifacts.objects import Access
     from artifacts.request import Request
     from artifacts.staging import StagingDir
-    from creds.policy import Endpoint, Policy
+    from creds.policy import Endpoint, Issuer, Policy
     from creds.store import StoreOptions
 
 
@@ -112,6 +112,13 @@ def _network(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--connect-timeout", type=seconds, metavar="SECONDS", help="For one connection [10]."),
         click.option("--retry-for", type=seconds, metavar="SECONDS", help="No new try begins later than this [120]."),
         click.option("--retries", type=click.IntRange(min=0), metavar="N", help="Tries after the first [5]."),
+        click.option(
+            "--token-file",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="A JWT of your own, used where the request has no credential; read again when it is renewed.",
+        ),
+        click.option("--role-arn", metavar="ARN", help="The AWS role to take."),
         click.option("--ssh-key", type=click.Path(dir_okay=False), metavar="FILE", help="A private key for sftp."),
         click.option(
             "--host-key", "host_keys", multiple=True, metavar="SHA256:...", help="A host key that sftp may meet."
@@ -480,16 +487,14 @@ def _load(session: Session, name: str) -> Request:
     return request
 
 
-def _named(session: Session, named: tuple[str, ...], config: str | None) -> list[Endpoint]:
+def _named(session: Session, named: tuple[str, ...], config: str | None) -> tuple[list[Endpoint], tuple[Issuer, ...]]:
     from artifacts.cli import config as configuration
 
     path = configuration.find(config, os.environ)
-    from_file: list[Endpoint] = []
-    if path is not None:
-        from_file, warnings = configuration.load(path)
-        for warning in warnings:
-            session.warn(warning)
-    return configuration.endpoints(named, os.environ, from_file)
+    settings = configuration.Settings() if path is None else configuration.load(path)
+    for warning in settings.warnings:
+        session.warn(warning)
+    return configuration.endpoints(named, os.environ, settings.endpoints), settings.issuers
 
 
 def _operator(
@@ -503,7 +508,8 @@ def _operator(
     """What the operator allows a request."""
     from creds.policy import Policy
 
-    return Policy.for_requests(_named(session, named, config), file_roots=file_roots), _options(**options)
+    endpoints, issuers = _named(session, named, config)
+    return Policy.for_requests(endpoints, file_roots=file_roots, issuers=issuers), _options(**options)
 
 
 def _options(
@@ -516,13 +522,16 @@ def _options(
     known_hosts: str | None,
     host_keys: tuple[str, ...],
     ssh_key: str | None,
+    token_file: str | None,
+    role_arn: str | None,
     retries: int | None,
     retry_for: float | None,
     connect_timeout: float | None,
     read_timeout: float | None,
 ) -> StoreOptions:
     """How stores talk, with the library's defaults where the command line says nothing."""
-    from creds.store import Retries, Ssh, StoreOptions, Tls
+    from creds.store import Retries, Ssh, StoreOptions, Sts, Tls
+    from creds.tokens import TokenFile
 
     if client_key is not None and client_cert is None:
         raise click.UsageError("--client-key goes with --client-cert")
@@ -531,6 +540,7 @@ def _options(
         ambient=ambient,
         profile=profile,
         tls=Tls(ca_pem=_pem(ca), client_cert=client_cert, client_key=client_key),
+        sts=Sts(role_arn=role_arn, token=None if token_file is None else TokenFile(token_file)),
         ssh=Ssh(known_hosts=known_hosts, fingerprints=host_keys, key=ssh_key),
         retries=Retries(
             attempts=usual.attempts if retries is None else 1 + retries,
@@ -581,8 +591,9 @@ def _caller(
     """The caller's own authority."""
     from creds.policy import Policy
 
-    endpoints = _named(session, named, config)
-    return Policy.for_caller(endpoint_url=endpoint_url, endpoints=endpoints), _options(**options), endpoints
+    endpoints, issuers = _named(session, named, config)
+    policy = Policy.for_caller(endpoint_url=endpoint_url, endpoints=endpoints, issuers=issuers)
+    return policy, _options(**options), endpoints
 
 
 def _access(
@@ -597,10 +608,11 @@ def _access(
     """As whom one URL is reached; the caller's own AWS setup is never used unsaid."""
     from artifacts.objects import Access
 
-    if sum((credentials is not None, anonymous, profile is not None)) > 1:
-        raise click.UsageError("--credentials, --anonymous and --profile exclude each other")
+    chosen = (credentials is not None, anonymous, profile is not None, rest["token_file"] is not None)
+    if sum(chosen) > 1:
+        raise click.UsageError("--credentials, --anonymous, --profile and --token-file exclude each other")
     given = _read_credentials(credentials)
-    own = given is None and not anonymous
+    own = given is None and not anonymous and rest["token_file"] is None
     if own and url.lower().startswith("s3"):
         session.say(f"credentials: your own AWS setup ({f'profile {profile}' if profile else 'default chain'})")
     policy, options, _ = _caller(session, ambient=own and profile is None, profile=profile, **rest)
