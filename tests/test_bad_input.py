@@ -261,12 +261,24 @@ CASES = {
         artifact=elsewhere("gopher://host/k.tar"),
         touched=False,
     ),
-    "scheme without a store": Case(
-        code=2,
-        error="not-supported",
-        message="there is no store for https locations yet",
-        hint="stores: s3, file",
+    "web server not named": Case(
+        code=3,
+        error="policy",
+        message="the endpoint host is not named",
+        hint="add --endpoint https://host",
         artifact=elsewhere("https://host/k.tar"),
+        facts=(("rule", "not-named"),),
+        touched=False,
+    ),
+    "file server not named": Case(
+        code=3,
+        error="policy",
+        message="the endpoint host:2222 is not named",
+        hint="add --endpoint sftp://host:2222",
+        artifact=lambda bench, key: (
+            elsewhere("sftp://host:2222/k.tar")(bench, key) | {"credentials": {"plain": {"user": "u", "password": "p"}}}
+        ),
+        facts=(("rule", "not-named"),),
         touched=False,
     ),
     "contradiction": Case(
