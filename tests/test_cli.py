@@ -1001,7 +1001,7 @@ def test_help_of_each_command():
     listed = run("--help")
     assert listed.code == 0
     commands = re.findall(r"^  ([a-z]+) {2,}(.+)$", listed.out.partition("Commands:")[2], re.MULTILINE)
-    assert [name for name, _ in commands] == ["check", "demo", "get", "push", "put", "run", "stage", "upload"]
+    assert [name for name, _ in commands] == "check cp demo get push put rm run stage stat upload".split()
     for name, summary in commands:
         assert not summary.endswith("...")
         shown = run(name, "-h")

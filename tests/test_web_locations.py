@@ -39,8 +39,11 @@ def written(folder: Path, credentials: object, **urls: str) -> Path:
 def test_staged_and_uploaded_over_webdav(server, tmp_path, request):
     """A user and password stage from WebDAV, and results are published there by a rename."""
     dav = request.getfixturevalue(server)
-    (dav.folder / "data.tar.gz").write_bytes(tar({"x": b"1"}, "w:gz"))
     login = {"plain": {"user": webservers.USER, "password": webservers.PASSWORD}}
+    (tmp_path / "keys.json").write_text(json.dumps(login))
+    (tmp_path / "packed").write_bytes(tar({"x": b"1"}, "w:gz"))
+    put = run("put", tmp_path / "packed", f"{dav.url}/data.tar.gz", "--credentials", tmp_path / "keys.json")
+    assert put.code == 0, put.err
     document = written(tmp_path, login, data=f"{dav.url}/data.tar.gz", model=f"{dav.url}/out/{server}.tar")
     job = tmp_path / "job"
     done = run("stage", document, "--into", job, "--endpoint", dav.url)
