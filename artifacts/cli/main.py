@@ -406,7 +406,10 @@ def stat(session: Session, url: str, **rest: Any) -> None:
 @_endpoints
 @_common
 def rm(session: Session, url: str, **rest: Any) -> None:
-    """Delete one object; one that is absent already is no error."""
+    """Delete one object.
+
+    One that is absent already is no error.
+    """
     from artifacts import objects
 
     objects.remove(url, access=_access(session, url, **rest), cancel=session.cancel)
@@ -423,7 +426,10 @@ def rm(session: Session, url: str, **rest: Any) -> None:
 @_endpoints
 @_common
 def cp(session: Session, source: str, target: str, *, if_absent: bool, **rest: Any) -> None:
-    """Copy one object to another URL, through this machine and not onto its disk."""
+    """Copy one object to another URL.
+
+    It passes through this machine, and not onto its disk.
+    """
     from artifacts import objects
 
     receipt = objects.copy(
