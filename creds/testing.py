@@ -445,7 +445,7 @@ class FaultProxy:
         started: threading.Event = threading.Event()
 
         def run() -> None:
-            self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+            self._server = self._loop.run_until_complete(asyncio.start_server(self._accepted, "127.0.0.1", 0))
             started.set()
             self._loop.run_forever()
             self._loop.run_until_complete(self._end())
@@ -506,17 +506,23 @@ class FaultProxy:
                 return fault
         return _NO_FAULT
 
-    async def _serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accepted(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._serve(client, back))
         self._open.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._open.discard(task)
+            back.close()  # a task that is cancelled before its first step closes nothing itself
+
+        task.add_done_callback(ended)
+
+    async def _serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         writers = [back]
         try:
             await self._pass(client, back, writers)
         except (OSError, EOFError, TimeoutError, asyncio.CancelledError, asyncio.LimitOverrunError):
             pass  # either side went away, or the proxy is closed: broken connections are its business
         finally:
-            self._open.discard(task)
             for writer in writers:
                 writer.close()
                 with contextlib.suppress(OSError):

@@ -972,7 +972,7 @@ def test_a_request_never_uses_the_callers_credentials(bench):
         (("get", "s3://b/k", "-", "--unpack"), "error: standard output takes neither --unpack nor --json"),
         (
             ("get", "s3://b/k", "copy", "--anonymous", "--profile", "p"),
-            "error: --credentials, --anonymous and --profile",
+            "error: --credentials, --anonymous, --profile and --token-file",
         ),
         (("put", "r.json"), "error: Missing argument 'URL'. (hint: artifacts put --help)"),
         (("put", "none", "s3://b/k"), "error: Invalid value for 'PATH': Path 'none' does not exist."),
