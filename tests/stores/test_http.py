@@ -1017,7 +1017,7 @@ def test_nothing_stays_open(dav: WebServer) -> None:
         store.close()
         _until(lambda: proxy.open_connections == 0)
         _until(lambda: len(list(Path("/proc/self/fd").iterdir())) <= before)
-    assert not [thread for thread in threading.enumerate() if thread.name == "creds-s3"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "creds-store"]
 
 
 def test_connections_are_kept() -> None:

@@ -536,7 +536,7 @@ def test_closed(store: S3Store) -> None:
     for verb in (store.open, store.head, lambda key: store.write(key, [b"x"])):
         with pytest.raises(StoreError, match="the store was closed"):
             verb("k")
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("creds-s3")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("creds-store")]
 
 
 def test_dropped_without_close(seaweed: servers.S3Server, bucket: str) -> None:
@@ -549,7 +549,7 @@ def test_dropped_without_close(seaweed: servers.S3Server, bucket: str) -> None:
     store.client.close()
     del store
     gc.collect()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("creds-s3")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("creds-store")]
 
 
 def test_after_a_fork(seaweed: servers.S3Server) -> None:

@@ -465,7 +465,7 @@ def test_failed_source_aborts(
 
 
 def own_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("creds-s3")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("creds-store")]
 
 
 @pytest.mark.parametrize("key", ["plain", ODD])

@@ -26,7 +26,7 @@ from urllib3.util.connection import create_connection
 from creds.errors import CredentialError, LocationError, StoreError
 from creds.store import StoreOptions, Tls
 from creds.stores.http.url import Url
-from creds.stores.s3.wire import Wire, current
+from creds.stores.wire import Wire, current
 
 Addresses = Callable[[str, int], list[str]]
 

@@ -22,7 +22,7 @@ from creds.stores.http.dav import moment
 from creds.stores.http.errors import failed, of_failure
 from creds.stores.http.transport import Login, Transport, finish, stoppable
 from creds.stores.http.url import Url
-from creds.stores.s3.wire import Wire, on
+from creds.stores.wire import Wire, on
 
 E = TypeVar("E", bound=StoreError)
 

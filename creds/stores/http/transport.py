@@ -19,7 +19,7 @@ from creds.store import Buffer, Cancel, OnRetry, Retries, StoreOptions
 from creds.stores.http.connections import Addresses, Connections, asking, forget
 from creds.stores.http.errors import bare, failed, of_failure, of_status
 from creds.stores.http.url import Url
-from creds.stores.s3.wire import Wire
+from creds.stores.wire import Wire
 
 T = TypeVar("T")
 

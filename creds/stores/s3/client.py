@@ -24,7 +24,7 @@ from botocore.loaders import Loader
 from botocore.session import Session
 
 from creds.store import StoreOptions, Tls
-from creds.stores.s3.wire import Wire, current
+from creds.stores.wire import Wire, current
 
 if TYPE_CHECKING:
     from creds.keys import CredentialProvider

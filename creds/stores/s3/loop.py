@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_NAME = "creds-s3-loop"
+_NAME = "creds-store-loop"
 _JOIN_SECONDS = 10.0
 _OWED_SECONDS = 2.0
 

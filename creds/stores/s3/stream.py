@@ -12,7 +12,7 @@ from creds.stores.s3 import meta
 from creds.stores.s3.meta import is_strong
 from creds.stores.s3.reading import S3Reading
 from creds.stores.s3.verb import Verb
-from creds.stores.s3.wire import Wire, on
+from creds.stores.wire import Wire, on
 
 _READ_BYTES = 1 << 20
 

@@ -13,7 +13,7 @@ from creds.store import Cancel, ObjectMeta, OnRetry, Retries
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Bucket
 from creds.stores.s3.errors import error_of, failed, from_boto
-from creds.stores.s3.wire import Wire
+from creds.stores.wire import Wire
 
 E = TypeVar("E", bound=StoreError)
 T = TypeVar("T")

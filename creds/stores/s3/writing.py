@@ -13,7 +13,7 @@ from creds.store import Buffer, Cancel, ObjectMeta, Retries, Share
 from creds.stores.s3.parts import MAX_PARTS, Gather, etag_of, first_part_bytes, part_bytes_at
 from creds.stores.s3.publishing import Publisher
 from creds.stores.s3.verb import Verb
-from creds.stores.s3.wire import STOP_SECONDS, Wire, spawn
+from creds.stores.wire import STOP_SECONDS, Wire, spawn
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Stopping boto3: a blocking call ends when its socket is shut down."""
+"""Stopping an engine that blocks: a call ends when its socket is shut down."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ def spawn(work: Callable[[], T], wire: Wire | None) -> concurrent.futures.Future
         else:
             future.set_result(result)
 
-    threading.Thread(target=run, name="creds-s3", daemon=True).start()
+    threading.Thread(target=run, name="creds-store", daemon=True).start()
     return future
