@@ -497,6 +497,7 @@ class FaultProxy:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # what was closed last is gone only after a turn of the loop
         await self._loop.shutdown_default_executor()
 
     def _pick(self, line: str) -> Fault:
@@ -523,8 +524,10 @@ class FaultProxy:
         except (OSError, EOFError, TimeoutError, asyncio.CancelledError, asyncio.LimitOverrunError):
             pass  # either side went away, or the proxy is closed: broken connections are its business
         finally:
+            # All are closed before anything is waited for: the wait may be cancelled.
             for writer in writers:
                 writer.close()
+            for writer in writers:
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
 
@@ -545,7 +548,7 @@ class FaultProxy:
         try:
             server, on = await asyncio.shield(connecting)
         except asyncio.CancelledError:
-            writers.append((await connecting)[1])  # or nobody would close it
+            connecting.add_done_callback(_close_unwanted)  # or nobody would close it
             raise
         writers.append(on)
         on.write(re.sub(rb"\r\n(?i:connection):[^\r]*", b"", head)[:-2] + b"Connection: close\r\n\r\n")
@@ -578,6 +581,11 @@ class _Flow:
     corrupt: int | None = None
     rate: int | None = None
     mid: tuple[int, Callable[[], object]] | None = None
+
+
+def _close_unwanted(connecting: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result()[1].close()
 
 
 async def _delay(seconds: float, client: asyncio.StreamReader) -> None:
