@@ -317,26 +317,29 @@ def push(session: Session, request: str, output: str, **rest: Any) -> None:
     session.say(f"wrote {output}")
 
 
-_endpoint_url = click.option("--endpoint-url", metavar="URL", help="The S3 server of URLs that name none, as in aws.")
-_credentials = click.option(
-    "--credentials",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="A request's `credentials` object as JSON; else the caller's own AWS setup is used.",
-)
-_anonymous = click.option("--anonymous", is_flag=True, help="Use no credential at all.")
-_profile = click.option("--profile", metavar="NAME", help="Use this profile of your AWS setup.")
+def _one_url(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the commands for single objects, which have the caller's own authority."""
+    for option in (
+        _endpoints,
+        click.option("--endpoint-url", metavar="URL", help="The S3 server of URLs that name none, as in aws."),
+        click.option("--profile", metavar="NAME", help="Use this profile of your AWS setup."),
+        click.option("--anonymous", is_flag=True, help="Use no credential at all."),
+        click.option(
+            "--credentials",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="A request's `credentials` object as JSON; else the caller's own AWS setup is used.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @cli.command()
 @click.argument("url")
 @click.argument("path", type=click.Path(allow_dash=True))
 @click.option("--unpack", is_flag=True, help="Unpack an archive into PATH, a new folder.")
-@_credentials
-@_anonymous
-@_profile
-@_endpoint_url
-@_endpoints
+@_one_url
 @_common
 def get(session: Session, url: str, path: str, *, unpack: bool, **rest: Any) -> None:
     """Fetch one object to PATH.
@@ -360,11 +363,7 @@ def get(session: Session, url: str, path: str, *, unpack: bool, **rest: Any) -> 
 @click.argument("path", type=click.Path(exists=True, allow_dash=True))
 @click.argument("url")
 @click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
-@_credentials
-@_anonymous
-@_profile
-@_endpoint_url
-@_endpoints
+@_one_url
 @_common
 def put(session: Session, path: str, url: str, *, if_absent: bool, **rest: Any) -> None:
     """Send one file, or a folder as an archive, to URL.
@@ -383,11 +382,7 @@ def put(session: Session, path: str, url: str, *, if_absent: bool, **rest: Any) 
 
 @cli.command()
 @click.argument("url")
-@_credentials
-@_anonymous
-@_profile
-@_endpoint_url
-@_endpoints
+@_one_url
 @_common
 def stat(session: Session, url: str, **rest: Any) -> None:
     """Show what the store says of one object."""
@@ -399,11 +394,7 @@ def stat(session: Session, url: str, **rest: Any) -> None:
 
 @cli.command()
 @click.argument("url")
-@_credentials
-@_anonymous
-@_profile
-@_endpoint_url
-@_endpoints
+@_one_url
 @_common
 def rm(session: Session, url: str, **rest: Any) -> None:
     """Delete one object.
@@ -419,11 +410,7 @@ def rm(session: Session, url: str, **rest: Any) -> None:
 @click.argument("source", metavar="URL")
 @click.argument("target", metavar="URL")
 @click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
-@_credentials
-@_anonymous
-@_profile
-@_endpoint_url
-@_endpoints
+@_one_url
 @_common
 def cp(session: Session, source: str, target: str, *, if_absent: bool, **rest: Any) -> None:
     """Copy one object to another URL.

@@ -97,38 +97,6 @@ class FtpStore(TreeStore):
         self._password = password
         self._addresses = addresses
         self._context: ssl.SSLContext | None = None
-        self._own: _Session | None = None
-
-    def __del__(self) -> None:
-        if hasattr(self, "_own"):
-            self.close()
-
-    def close(self) -> None:
-        super().close()
-        with self._lock:
-            own, self._own = self._own, None
-        if own is not None:
-            own.close()
-
-    @property
-    def client(self) -> Any:
-        """A live :class:`ftplib.FTP` with a connection of its own, logged in; closed with the store."""
-        with self._lock:
-            own = self._own
-        if own is None:
-            own = self._session()
-            try:
-                with self._speaking("open", "", None):
-                    own.connect()
-            except BaseException:
-                own.close()
-                raise
-            with self._lock:
-                self._own, extra = self._own or own, self._own and own
-                own = self._own
-            if extra is not None:
-                extra.close()
-        return own.client
 
     def _session(self) -> _Session:
         if self._security != "none" and self._context is None:

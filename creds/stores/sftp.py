@@ -102,38 +102,6 @@ class SftpStore(TreeStore):
         self._password = password
         self._addresses = addresses
         self._key: Any = None
-        self._own: _Session | None = None
-
-    def __del__(self) -> None:
-        if hasattr(self, "_own"):
-            self.close()
-
-    def close(self) -> None:
-        super().close()
-        with self._lock:
-            own, self._own = self._own, None
-        if own is not None:
-            own.close()
-
-    @property
-    def client(self) -> Any:
-        """A live :class:`paramiko.SFTPClient` with a connection of its own; closed with the store."""
-        with self._lock:
-            own = self._own
-        if own is None:
-            own = self._session()
-            try:
-                with self._speaking("open", "", None):
-                    own.connect()
-            except BaseException:
-                own.close()
-                raise
-            with self._lock:
-                self._own, extra = self._own or own, self._own and own
-                own = self._own
-            if extra is not None:
-                extra.close()
-        return own.client
 
     def _session(self) -> _Session:
         ssh = self._options.ssh

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from creds import retry
 from creds.errors import (
@@ -118,6 +118,10 @@ class Upload(Protocol):
 
 class Session(Protocol):
     """One connection. Every verb may raise Failure, OSError or EOFError; keys were checked by :class:`TreeStore`."""
+
+    @property
+    def client(self) -> Any:
+        """The library's own object, once connected."""
 
     @property
     def aborted(self) -> bool:
@@ -232,9 +236,37 @@ class TreeStore:
         self._busy: set[Session] = set()
         self._folders: set[str] = set()
         self._closed = False
+        self._own: Session | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._location}>"
+
+    def __del__(self) -> None:
+        if hasattr(self, "_own"):
+            self.close()
+
+    @property
+    def client(self) -> Any:
+        """The library's live object (``ftplib.FTP``, ``paramiko.SFTPClient``), logged in on a connection of its own.
+
+        Closed with the store.
+        """
+        with self._lock:
+            own = self._own
+        if own is None:
+            own = self._session()
+            try:
+                with self._speaking("open", "", None):
+                    own.connect()
+            except BaseException:
+                own.close()
+                raise
+            with self._lock:
+                self._own, extra = self._own or own, self._own and own
+                own = self._own
+            if extra is not None:
+                extra.close()
+        return own.client
 
     def _session(self) -> Session:
         """A session that is not connected yet."""
@@ -250,10 +282,13 @@ class TreeStore:
             self._closed = True
             idle, self._idle = self._idle, []
             busy = list(self._busy)
+            own, self._own = self._own, None
         for session in busy:
             session.abort()
         for session in idle:
             session.close()
+        if own is not None:
+            own.close()
 
     # Connections and errors.
 
