@@ -113,7 +113,7 @@ class State:
         assert self._journal is not None
         line = json.dumps({"label": label, "record": None if record is None else asdict(record)}) + "\n"
         try:
-            _write_all(self._journal, line.encode())
+            write_all(self._journal, line.encode())
         except OSError as error:
             raise DiskError.of("write", str(self.folder / "journal.jsonl"), error) from error
         _apply(self.records, label, record)
@@ -201,7 +201,8 @@ def _apply(records: dict[str, Record], label: str, record: Record | None) -> Non
         records[label] = record
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
+def write_all(descriptor: int, content: bytes | memoryview) -> None:
+    """Write all of ``content``, however often the system writes a part of it."""
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -214,7 +215,7 @@ def write_private(path: Path, content: bytes) -> None:
     try:
         try:
             os.fchmod(descriptor, 0o600)
-            _write_all(descriptor, content)
+            write_all(descriptor, content)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
