@@ -13,6 +13,7 @@ from creds.stores.s3.conditions import Conditions
 from creds.stores.s3.publishing import Publisher
 from creds.stores.s3.ranges import Ranges, Unranged, is_plain
 from creds.stores.s3.stream import Stream
+from creds.stores.s3.unfinished import Unfinished, abort, unfinished
 from creds.stores.s3.verb import Verb
 from creds.stores.s3.writing import Upload
 
@@ -158,6 +159,14 @@ class S3Store:
             verb.stoppable(lambda: verb.call(lambda client: client.delete_object(**verb.target)))
         except ObjectNotFound:
             return  # some servers do tell; it is gone either way
+
+    def unfinished(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[Unfinished]:
+        """Every upload in parts that was never finished and whose key starts with ``prefix``, page by page."""
+        return unfinished(Verb(self._bucket, "list uploads", prefix, cancel))
+
+    def abort(self, upload: Unfinished, *, cancel: Cancel | None = None) -> None:
+        """Abort an upload that :meth:`unfinished` found; one that is gone meanwhile is no error."""
+        abort(Verb(self._bucket, "abort upload", upload.key, cancel), upload)
 
     def sign(self, key: str, method: str = "GET", *, expires_seconds: int = 3600) -> str:
         """A presigned URL for GET or PUT. Its life is the shorter of ``expires_seconds`` and the keys' own.
