@@ -19,7 +19,6 @@ its description first: one without the other is nothing. A cache that cannot be 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -33,6 +32,7 @@ from typing import Any, Self
 from artifacts.archive.formats import in_thread
 from artifacts.errors import DiskError, FolderError, IntegrityError
 from artifacts.limits import free_bytes
+from artifacts.locks import FileLock
 from artifacts.partial import PartialFile
 from artifacts.state import write_private
 from creds.errors import ObjectChanged, ToolkitError
@@ -40,7 +40,6 @@ from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, Store
 
 DEFAULT_MAX_BYTES = 50 << 30
 READ_BYTES = 1 << 20
-WAIT_SECONDS = 0.1
 
 
 class BlobCache:
@@ -99,18 +98,18 @@ class BlobCache:
         folder = self._objects / _name(location)
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            lock = _Lock(folder / "lock")
         except OSError as error:
             raise DiskError.of("make folder", str(folder), error) from error
+        lock = FileLock(folder / "lock")
         try:
             lock.acquire(cancel or Cancel())
             return self._opened(store, key, folder, lock, cancel, on_retry)
         except BaseException:
-            lock.release()
+            lock.close()
             raise
 
     def _opened(
-        self, store: Store, key: str, folder: Path, lock: _Lock, cancel: Cancel | None, on_retry: OnRetry | None
+        self, store: Store, key: str, folder: Path, lock: FileLock, cancel: Cancel | None, on_retry: OnRetry | None
     ) -> Reading:
         if any(path.suffix in (".json", ".partial") for path in folder.iterdir()):
             # Something is here: one question tells whether it still counts.
@@ -118,19 +117,19 @@ class BlobCache:
             blob = _Blob.of(folder, meta)
             if blob is not None:
                 if (held := blob.held()) is not None:
-                    lock.release()
+                    lock.close()
                     return _Hit(blob, meta, held)
                 if (resumed := self._resumed(store, key, blob, lock, cancel, on_retry)) is not None:
                     return resumed
         reading = store.open(key, cancel=cancel, on_retry=on_retry)
         blob = _Blob.of(folder, reading.meta)
         if blob is None or blob.size_bytes > self.max_bytes:
-            lock.release()
+            lock.close()
             return reading
         return self._filling(reading, blob, lock)
 
     def _resumed(
-        self, store: Store, key: str, blob: _Blob, lock: _Lock, cancel: Cancel | None, on_retry: OnRetry | None
+        self, store: Store, key: str, blob: _Blob, lock: FileLock, cancel: Cancel | None, on_retry: OnRetry | None
     ) -> Reading | None:
         """Go on where a process that died stopped; None where nothing of it counts."""
         partial = blob.partial()
@@ -144,7 +143,7 @@ class BlobCache:
         partial.close()
         return None
 
-    def _filling(self, reading: Reading, blob: _Blob, lock: _Lock) -> Reading:
+    def _filling(self, reading: Reading, blob: _Blob, lock: FileLock) -> Reading:
         try:
             self.trim(blob.size_bytes)
             partial = blob.partial()
@@ -160,7 +159,7 @@ class BlobCache:
             DiskError: something cannot be removed.
         """
         try:
-            with contextlib.closing(_Lock(self.folder / "lock")) as lock:
+            with contextlib.closing(FileLock(self.folder / "lock")) as lock:
                 lock.acquire(Cancel())
                 self._trim(room_bytes)
         except OSError as error:
@@ -310,7 +309,7 @@ class _Filling(CachedReading):
 
     cache = "miss"
 
-    def __init__(self, cache: BlobCache, reading: Reading, blob: _Blob, partial: PartialFile, lock: _Lock) -> None:
+    def __init__(self, cache: BlobCache, reading: Reading, blob: _Blob, partial: PartialFile, lock: FileLock) -> None:
         self._cache = cache
         self._reading = reading.__enter__()
         self._blob = blob
@@ -329,7 +328,7 @@ class _Filling(CachedReading):
                 self._buffers.close()
                 self._keep()
         finally:
-            self._lock.release()
+            self._lock.close()
 
     def _read(self) -> Iterator[Buffer]:
         assert self._partial is not None
@@ -366,32 +365,6 @@ class _Filling(CachedReading):
             self._partial.remove()
         self._partial.close()
         self._partial = None
-
-
-class _Lock:
-    """A file that one process, or one thread of it, holds."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-    def acquire(self, cancel: Cancel) -> None:
-        """Wait until it is ours. Raises Cancelled."""
-        assert self._file is not None
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                cancel.wait(WAIT_SECONDS)
-            else:
-                return
-
-    def release(self) -> None:
-        """Give it up; a second call does nothing."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    close = release
 
 
 def _name(*parts: str) -> str:
