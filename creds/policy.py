@@ -8,20 +8,24 @@ a store's first connection.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import shlex
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from creds.endpoint import AWS, check_pattern, matches
+from creds.endpoint import Endpoint as Endpoint
+from creds.endpoint import Issuer as Issuer
+from creds.endpoint import Lent as Lent
 from creds.errors import LocationError, PolicyError, StoreUnavailable
 from creds.location import (
     DEFAULT_REGION,
     USUAL_PORTS,
     Location,
     address_of,
-    aws_host,
     aws_url,
     quoted,
     split_host,
@@ -51,111 +55,11 @@ _METADATA_ADDRESSES = frozenset(
 )
 # How a scheme is written over TLS, and in plaintext.
 _SPELLED = {"s3": ("s3+https", "s3+http"), "http": ("https", "http"), "https": ("https", "http")}
+_CONFIG = "artifacts.toml"
 _FORBIDDEN = {"metadata-address": "a cloud's metadata address", "link-local": "a link-local address"}
 _LINK_LOCAL = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
 _NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 _COMPATIBLE = ipaddress.ip_network("::/96")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """What the operator says of one endpoint. Naming it allows it: its address, and its plaintext if it is http.
-
-    Attributes:
-        url: ``https://host[:port]`` or ``http://host[:port]`` for S3 and web servers; ``ftp://``, ``ftps://``,
-            ``ftps+implicit://`` or ``sftp://`` for servers of files.
-        region: signs requests to it; None leaves that to the other sources.
-        addressing: ``path``, ``virtual`` or ``auto``.
-        checksums: ``always``, ``never`` or ``auto``.
-        host: ``host:port``, lower case, the port always there: what locations are compared with.
-
-    Raises:
-        LocationError: the URL holds more than a scheme, a host and a port, or a setting is none of its words.
-    """
-
-    url: str
-    region: str | None = None
-    addressing: str = "auto"
-    checksums: str = "auto"
-    host: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        scheme, host, port = split_server(self.url)
-        for name, value, words in (
-            ("addressing", self.addressing, ("auto", "path", "virtual")),
-            ("checksums", self.checksums, ("auto", "always", "never")),
-        ):
-            if value not in words:
-                raise LocationError(f"{name} of an endpoint is {value!r}", hint=f"one of {', '.join(words)}")
-        usual = port == USUAL_PORTS[scheme]
-        object.__setattr__(self, "url", f"{scheme}://{host}" if usual else f"{scheme}://{host}:{port}")
-        object.__setattr__(self, "host", f"{host}:{port}")
-
-    @classmethod
-    def parse(cls, url: str) -> Self:
-        """An endpoint by its URL alone, as ``--endpoint`` names it."""
-        return cls(url=url)
-
-    @property
-    def tls(self) -> bool:
-        """Is it spoken to over TLS, or SSH?"""
-        return self.scheme not in ("http", "ftp")
-
-    @property
-    def scheme(self) -> str:
-        """What it speaks."""
-        return self.url.partition(":")[0]
-
-    @property
-    def rule(self) -> str:
-        """The name of the rule that naming this endpoint makes."""
-        return f"endpoint.{self.host}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issuer:
-    """What the operator says of the tokens of one issuer.
-
-    Attributes:
-        iss: the claim of its tokens, compared as it is.
-        endpoints: where the operator's own tokens and roles may serve: ``host``, ``host:port`` or ``*.domain[:port]``
-            (443 where there is no port), or the word ``aws`` for AWS itself over TLS.
-        sts_endpoint: ``http(s)://host[:port]`` that turns its tokens into keys for these endpoints; None is AWS'
-            regional one for buckets at AWS and the S3 endpoint itself for others.
-        role_arn: the role to take for these endpoints; None where the server needs none.
-        verify: called with each token before it is used, such as a :class:`creds.tokens.Verifier`; raises if the token
-            does not hold.
-
-    Raises:
-        LocationError: an endpoint is none.
-    """
-
-    iss: str
-    endpoints: tuple[str, ...] = ()
-    sts_endpoint: str | None = None
-    role_arn: str | None = None
-    verify: Callable[[Any], object] | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        for pattern in self.endpoints:
-            if pattern != "aws":
-                split_url(f"https://{pattern.removeprefix('*.')}")
-        if self.sts_endpoint is not None:
-            split_url(self.sts_endpoint)
-
-    def serves(self, endpoint_url: str) -> bool:
-        """May what the operator lends for these tokens be used at ``endpoint_url``?"""
-        tls, host, port = split_url(endpoint_url)
-        return any(_matches(pattern, host, port, tls=tls) for pattern in self.endpoints)
-
-
-def _matches(pattern: str, host: str, port: int, *, tls: bool) -> bool:
-    if pattern == "aws":
-        return tls and port == 443 and aws_host(host) is not None
-    _, wanted, wanted_port = split_url(f"https://{pattern.removeprefix('*.')}")
-    if port != wanted_port:
-        return False
-    return host.endswith(f".{wanted}") if pattern.startswith("*.") else host == wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +74,8 @@ class Verdict:
         location: what was decided about.
         endpoint_url: the http(s) URL to connect to; None for a file. For AWS that of the region the location names,
             else of us-east-1; opening a store puts that of the region it finds.
-        endpoint: the operator's entry that applies, or None.
+        endpoint: the operator's entry for the server, or None; of a pattern, that of the one host.
+        terms: the operator's entry that applies: ``endpoint``, or the one for ``aws``.
         root: for a file, the folder that bounds it.
         key: for a file, its path below ``root``; else the location's key.
     """
@@ -182,8 +87,35 @@ class Verdict:
     location: Location
     endpoint_url: str | None = None
     endpoint: Endpoint | None = None
+    terms: Endpoint | None = None
     root: str | None = None
     key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One decision for the record (``Policy.on_decision``). It holds no secret.
+
+    Attributes:
+        about: what the caller said that it is about, such as an artifact's label; None where nothing was said.
+        step: ``open`` a location, ``redirect`` to another, or connect to the ``address`` behind a name.
+        location: masked.
+        allowed, rule, reason: as in a :class:`Verdict`; of a credential's refusal, its rule and message.
+        endpoint_url: where the connection would go; None where it goes nowhere, or to a file.
+        credential: kind, masked id, source and end of what it would be opened with; None where that was not reached.
+    """
+
+    about: str | None = None
+    step: str
+    location: str
+    allowed: bool
+    rule: str
+    reason: str
+    endpoint_url: str | None = None
+    credential: Mapping[str, str | None] | None = None
+
+
+OnDecision = Callable[[Decision], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +128,13 @@ class Policy:
         caller: the caller's own authority, not a request's.
         default: the caller's ``--endpoint-url``: where buckets are that have no endpoint of their own.
         issuers: what is known of the issuers of tokens, by ``iss``.
+        lend_to: where else than at the issuers' endpoints the operator's own tokens, roles and keys may serve, as
+            :func:`creds.endpoint.matches` reads them.
+        lent: the caller's own credential where neither the location nor the endpoint's entry has one.
         resolver: called as :func:`socket.getaddrinfo`.
+        on_decision: called with each decision of :func:`creds.resolve.resolve` and of the stores it opens, before
+            anything follows from it; what it raises stops the work.
+        subject: what the decisions are about, for ``on_decision``.
     """
 
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
@@ -204,7 +142,15 @@ class Policy:
     caller: bool = False
     default: Endpoint | None = None
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
+    lend_to: tuple[str, ...] = ()
+    lent: Lent | None = None
     resolver: Resolver = socket.getaddrinfo
+    on_decision: OnDecision | None = field(default=None, repr=False, compare=False)
+    subject: str | None = None
+
+    def __post_init__(self) -> None:
+        for pattern in self.lend_to:
+            check_pattern(pattern)
 
     @classmethod
     def for_requests(
@@ -213,7 +159,9 @@ class Policy:
         *,
         file_roots: Iterable[str | os.PathLike[str]] = (),
         issuers: Iterable[Issuer] = (),
+        lend_to: Iterable[str] = (),
         resolver: Resolver = socket.getaddrinfo,
+        on_decision: OnDecision | None = None,
     ) -> Self:
         """What a request may reach: AWS over TLS, and whatever the operator names.
 
@@ -221,14 +169,23 @@ class Policy:
             endpoints: each a URL or an :class:`Endpoint`.
             file_roots: folders; a relative one counts from the working directory of now.
             issuers: whose tokens are known, and where what the operator lends for them may serve.
+            lend_to: further endpoints where it may: ``host``, ``host:port``, ``*.domain[:port]`` or ``aws``.
             resolver: called as :func:`socket.getaddrinfo`.
+            on_decision: called with each decision; see :class:`Policy`.
 
         Raises:
             LocationError: an endpoint is no endpoint, or it or an issuer is named in two ways that exclude each other.
         """
         # A root is compared with what a location says, so its symlinks stay.
         roots = tuple(os.path.abspath(root) for root in file_roots)  # noqa: PTH100 - resolve() would follow symlinks
-        return cls(endpoints=_by_host(endpoints), file_roots=roots, issuers=_by_iss(issuers), resolver=resolver)
+        return cls(
+            endpoints=_by_host(endpoints),
+            file_roots=roots,
+            issuers=_by_iss(issuers),
+            lend_to=tuple(lend_to),
+            resolver=resolver,
+            on_decision=on_decision,
+        )
 
     @classmethod
     def for_caller(
@@ -237,7 +194,9 @@ class Policy:
         endpoints: Iterable[Endpoint | str] = (),
         *,
         issuers: Iterable[Issuer] = (),
+        lent: Lent | None = None,
         resolver: Resolver = socket.getaddrinfo,
+        on_decision: OnDecision | None = None,
     ) -> Self:
         """What the caller's own command may reach: every https endpoint, every file, loopback in plaintext.
 
@@ -245,7 +204,9 @@ class Policy:
             endpoint_url: serves the locations that have no endpoint of their own, as in ``aws --endpoint-url``.
             endpoints: further endpoints by name, such as those in plaintext.
             issuers: as :meth:`for_requests`; what the caller lends may go wherever the caller's command points.
+            lent: the caller's own credential where neither the location nor the endpoint's entry has one.
             resolver: called as :func:`socket.getaddrinfo`.
+            on_decision: called with each decision; see :class:`Policy`.
 
         Raises:
             LocationError: as :meth:`for_requests`.
@@ -256,7 +217,37 @@ class Policy:
             default = Endpoint.parse(endpoint_url)
             default = next((endpoint for endpoint in named if endpoint.url == default.url), default)
             named.append(default)
-        return cls(endpoints=_by_host(named), caller=True, default=default, issuers=_by_iss(issuers), resolver=resolver)
+        return cls(
+            endpoints=_by_host(named),
+            caller=True,
+            default=default,
+            issuers=_by_iss(issuers),
+            lent=lent,
+            resolver=resolver,
+            on_decision=on_decision,
+        )
+
+    def concerning(self, subject: str) -> Self:
+        """This policy, whose decisions are told as about ``subject``."""
+        return replace(self, subject=subject)
+
+    def tell(self, decision: Decision) -> None:
+        """Hand one decision to ``on_decision``, if there is one."""
+        if self.on_decision is not None:
+            self.on_decision(replace(decision, about=self.subject))
+
+    def entry(self, host: str, port: int) -> Endpoint | None:
+        """The operator's entry for a server: by its name, or the longest pattern that fits, unless that is forbidden.
+
+        Args:
+            host: in its one spelling.
+        """
+        named = self.endpoints.get(f"{host}:{port}")
+        if named is not None or _forbidden_name(host) is not None:
+            return named
+        labels = host.split(".")
+        keys = (f"*.{'.'.join(labels[start:])}:{port}" for start in range(1, len(labels)))
+        return next((self.endpoints[key] for key in keys if key in self.endpoints), None)
 
     def check(self, location: Location) -> Verdict:
         """:meth:`decide`, with a refusal raised.
@@ -281,8 +272,32 @@ class Policy:
             return _allowed(location, "caller", "the endpoint of --endpoint-url", self.default.url, self.default)
         if location.tls is False:
             return _refused(location, "plaintext", "AWS is reached over TLS only", "write it as s3://")
+        terms = self.endpoints.get(AWS)
+        if (refused := self._refused_bucket(location, terms)) is not None:
+            return refused
         url = aws_url(location.aws_host, location.region or DEFAULT_REGION)
-        return _allowed(location, "aws", "AWS over TLS", url)
+        return replace(_allowed(location, "aws", "AWS over TLS", url), terms=terms)
+
+    def _decide_named(self, location: Location, entry: Endpoint, host: str) -> Verdict:
+        """The verdict on a location whose server has an entry."""
+        verdict = _decide_named(location, entry, entry.at(host) if entry.pattern else entry)
+        refused = self._refused_bucket(location, entry) if verdict.allowed else None
+        return refused or verdict
+
+    def _refused_bucket(self, location: Location, terms: Endpoint | None) -> Verdict | None:
+        """The refusal of a bucket that a request may not reach, or None."""
+        if terms is None or terms.buckets is None or self.caller:
+            return None
+        parts = location.key.split("/")
+        bucket = location.bucket or (parts.pop(0) if len(parts) > 1 else "")
+        if not bucket or {".", ".."} & {bucket, *parts}:
+            reason = f"the path does not say for certain which bucket of {terms.host} it is in"
+            return _refused(location, "bucket", reason, "write it as /bucket/key, with no part that is . or ..")
+        if terms.holds(bucket):
+            return None
+        reason = f"the bucket {quoted(bucket)} is none of those that requests may reach at {terms.host}"
+        hint = f'add "{quoted(bucket)}" to buckets of [endpoint."{terms.host}"] in {_CONFIG}'
+        return _refused(location, "bucket", reason, hint)
 
     def _decide_endpoint(self, location: Location, name: str) -> Verdict:
         host, port = split_host(name)
@@ -290,9 +305,9 @@ class Policy:
             return self._decide_server(location, name)
         ports = (port,) if port else {True: (443,), False: (80,), None: (443, 80)}[location.tls]
         for number in ports:
-            endpoint = self.endpoints.get(f"{host}:{number}")
-            if endpoint is not None:
-                return _decide_named(location, endpoint)
+            entry = self.entry(host, number)
+            if entry is not None:
+                return self._decide_named(location, entry, host)
 
         rule = _forbidden_name(host)
         if rule is not None:
@@ -313,9 +328,9 @@ class Policy:
     def _decide_server(self, location: Location, name: str) -> Verdict:
         """A server of files: off for requests unless it is named; for the caller plaintext on loopback alone."""
         host, port = split_host(name)
-        endpoint = self.endpoints.get(f"{host}:{port or USUAL_PORTS[location.scheme]}")
-        if endpoint is not None:
-            return _decide_named(location, endpoint)
+        entry = self.entry(host, port or USUAL_PORTS[location.scheme])
+        if entry is not None:
+            return self._decide_named(location, entry, host)
         url = f"{location.scheme}://{name}"
         add = f"add --endpoint {url}"
         rule = _forbidden_name(host)
@@ -361,31 +376,41 @@ class Policy:
         entry = self.issuers.get(iss)
         return entry if entry is not None and (self.caller or entry.serves(endpoint_url)) else None
 
-    def check_lent(self, what: str, endpoint_url: str, iss: str | None = None) -> None:
-        """Refuse to use something of the operator's own, a token or a role, where nobody said that it may serve.
+    def lends(self, endpoint_url: str, iss: str | None = None) -> bool:
+        """May something of the operator's own be used at ``endpoint_url``?
 
-        The rule: a token that a request carries may go to the request's own endpoint. What the operator lends goes only
-        to endpoints that the issuer table names, or where the caller's own command points.
+        Args:
+            iss: of a token; None is any issuer of the table.
+        """
+        if self.caller or matches(self.lend_to, endpoint_url):
+            return True
+        entries = self.issuers.values() if iss is None else [e for e in (self.issuers.get(iss),) if e is not None]
+        return any(entry.serves(endpoint_url) for entry in entries)
+
+    def check_lent(self, what: str, endpoint_url: str, iss: str | None = None, *, key: str | None = None) -> None:
+        """Refuse to use something of the operator's own where nobody said that it may serve: a token, a role, keys.
+
+        The rule: a credential that a request carries may go to the request's own endpoint. What the operator lends goes
+        only to endpoints that ``lend_to`` or the issuer table names, or where the caller's own command points.
 
         Args:
             what: for the message.
             endpoint_url: of the store.
             iss: of the token; None is any issuer of the table.
+            key: what in the endpoint's entry would lend the same, for the hint.
 
         Raises:
-            PolicyError: the table does not name the endpoint.
+            PolicyError: neither names the endpoint.
         """
-        if self.caller:
+        if self.lends(endpoint_url, iss):
             return
-        entries = self.issuers.values() if iss is None else [e for e in (self.issuers.get(iss),) if e is not None]
-        if not any(entry.serves(endpoint_url) for entry in entries):
-            raise PolicyError(
-                f"{what} may not be used at {endpoint_url}",
-                rule="issuer",
-                hint="name the endpoint in the issuer table"
-                if iss is None
-                else "name the issuer, and the endpoint, in the issuer table",
-            )
+        name = _lending_name(endpoint_url)
+        ways = [f"add --lend-to {name}"]
+        if key is not None:
+            ways.append(f"write {key} into [endpoint.{name if name == AWS else json.dumps(name)}] of {_CONFIG}")
+        if iss is not None:
+            ways.append("name the issuer, and the endpoint, in the issuer table")
+        raise PolicyError(f"{what} may not be used at {endpoint_url}", rule="lending", hint=", or ".join(ways))
 
     def check_addresses(self, verdict: Verdict) -> None:
         """Resolve the endpoint of an allowed location and refuse what no name may lead to.
@@ -431,8 +456,10 @@ class Policy:
             rule = _forbidden(address)
             named = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
             if rule is not None and not (address_of(host) is not None and named in self.endpoints):
+                reason = f"the name {host} leads to {address}, {_FORBIDDEN[rule]}"
+                self.tell(Decision(step="address", location=shown, allowed=False, rule=rule, reason=reason))
                 raise PolicyError(
-                    f"{shown}: the name {host} leads to {address}, {_FORBIDDEN[rule]}",
+                    f"{shown}: {reason}",
                     rule=rule,
                     location=shown,
                     hint="only the address itself can be named with --endpoint, not a name that leads to it",
@@ -440,8 +467,8 @@ class Policy:
         return found
 
 
-def _decide_named(location: Location, endpoint: Endpoint) -> Verdict:
-    """The verdict on a location whose endpoint the operator names, if both agree on what is spoken."""
+def _decide_named(location: Location, entry: Endpoint, endpoint: Endpoint) -> Verdict:
+    """The verdict on a location whose endpoint ``entry`` names, if both agree on what is spoken."""
     if (location.scheme not in _SPELLED or endpoint.scheme not in ("http", "https")) and (
         location.scheme != endpoint.scheme
     ):
@@ -449,7 +476,7 @@ def _decide_named(location: Location, endpoint: Endpoint) -> Verdict:
         return _refused(location, "not-named", reason, f"write the location as {endpoint.scheme}://")
     if location.tls in (None, endpoint.tls):
         reason = f"the endpoint {endpoint.url} is named"
-        return _allowed(location, endpoint.rule, reason, endpoint.url, endpoint)
+        return _allowed(location, entry.rule, reason, endpoint.url, endpoint)
     over_tls, in_plaintext = _SPELLED[location.scheme]
     if endpoint.tls:
         reason = f"the location is in plaintext, and the endpoint is named with TLS: {endpoint.url}"
@@ -469,6 +496,7 @@ def _allowed(
         location=location,
         endpoint_url=endpoint_url,
         endpoint=endpoint,
+        terms=endpoint,
         key=location.key,
     )
 
@@ -485,6 +513,14 @@ def _flag(location: Location, name: str) -> str:
             return f"add --endpoint https://{host} (http:// if it speaks no TLS)"
         return f"add --endpoint http://{name} (https:// if it speaks TLS)"
     return f"add --endpoint {'https' if location.tls else 'http'}://{name}"
+
+
+def _lending_name(endpoint_url: str) -> str:
+    """How ``lend_to`` names an endpoint."""
+    scheme, host, port = split_server(endpoint_url)
+    if matches((AWS,), endpoint_url):
+        return AWS
+    return host if scheme == "https" and port == 443 else f"{host}:{port}"
 
 
 def _by_host(endpoints: Iterable[Endpoint | str]) -> Mapping[str, Endpoint]:

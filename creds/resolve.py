@@ -8,16 +8,19 @@ it. Engines are imported when a store is opened.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from creds.errors import (
     AmbiguousCredential,
     CredsError,
     LocationError,
     MissingCredential,
+    PolicyError,
     RefreshError,
     UnsupportedCredential,
 )
@@ -35,8 +38,8 @@ from creds.keys import (
 )
 from creds.location import Location, address_of, aws_host, aws_url, quoted, split_server, split_url
 from creds.models import Credentials, PlainCredential, Secret
-from creds.policy import Endpoint, Policy, Verdict
-from creds.store import Store, StoreOptions
+from creds.policy import Decision, Endpoint, Policy, Verdict
+from creds.store import Store, StoreOptions, Tls
 from creds.sts import AssumeRole, WebIdentity, sts_url
 from creds.tokens import LiteralToken, TokenSource, name_of, read, shown, taken
 
@@ -58,7 +61,9 @@ class Resolved:
         region: what signs; empty but for s3.
         region_source: who named it: options, credential, endpoint, request.env, default, or the caller's own setup.
         provider: what makes the keys; None is anonymous. Where these take a role, the store's own are that role's.
-        options: how the store talks.
+        options: how the store talks: as the caller said, with what the operator's entry for the endpoint adds.
+        given: how the caller said that stores talk, wherever they are.
+        own: the credential is that of the endpoint's entry, or the caller's default: nobody else's to lend.
         policy: what decided; it looks at resolved addresses before the first connection.
         on_aws: is the server AWS itself?
         addressing: ``path`` or ``virtual``.
@@ -74,6 +79,8 @@ class Resolved:
     region_source: str = ""
     provider: CredentialProvider | None = field(default=None, repr=False)
     options: StoreOptions = field(default_factory=StoreOptions, repr=False)
+    given: StoreOptions = field(default_factory=StoreOptions, repr=False)
+    own: bool = False
     policy: Policy = field(repr=False)
     on_aws: bool = False
     addressing: str = "path"
@@ -130,21 +137,99 @@ def resolve(
     """
     options = options or StoreOptions()
     policy = policy or Policy.for_requests()
+    verdict = policy.decide(location)
     try:
-        resolved = Resolved(
-            location=location, verdict=policy.check(location), identity=_NOBODY, options=options, policy=policy
+        policy.check(location)
+        terms = verdict.terms
+        resolved = _identified(
+            Resolved(
+                location=location,
+                verdict=verdict,
+                identity=_NOBODY,
+                options=terms.applied(options) if terms is not None else options,
+                given=options,
+                policy=policy,
+            ),
+            credentials,
         )
-        if location.scheme == "s3":
-            return _s3(resolved, credentials)
-        if location.scheme in ("http", "https"):
-            return _web(resolved, credentials)
-        if location.scheme != "file":
-            return _login(resolved, credentials)
-        _check_unused(location.scheme, credentials)
     except CredsError as error:
         error.location = error.location or str(location)
+        if isinstance(error, PolicyError):
+            reason = verdict.reason if error.rule == verdict.rule else str(error)
+            policy.tell(_decision(verdict, allowed=False, rule=error.rule, reason=reason))
+        else:
+            policy.tell(_decision(verdict))
         raise
+    policy.tell(_decision(resolved.verdict, identity=resolved.identity))
     return resolved
+
+
+def _decision(verdict: Verdict, *, identity: Identity | None = None, step: str = "open", **other: Any) -> Decision:
+    """A verdict for the record, with what is ``other``."""
+    facts: dict[str, Any] = {"allowed": verdict.allowed, "rule": verdict.rule, "reason": verdict.reason}
+    return Decision(
+        step=step,
+        location=str(verdict.location),
+        endpoint_url=verdict.endpoint_url,
+        credential=None if identity is None else identity.to_dict(),
+        **(facts | other),
+    )
+
+
+def _identified(resolved: Resolved, credentials: Credentials | None) -> Resolved:
+    """``resolved`` with whose credential opens it."""
+    resolved, chosen = _with_own(resolved, credentials)
+    scheme = resolved.location.scheme
+    if scheme == "s3":
+        resolved = _s3(resolved, chosen)
+    elif scheme in ("http", "https"):
+        resolved = _web(resolved, chosen)
+    elif scheme != "file":
+        resolved = _login(resolved, chosen)
+    else:
+        _check_unused(scheme, chosen)
+    if chosen is not credentials:
+        resolved = replace(resolved, identity=replace(resolved.identity, source="endpoint"))
+    return resolved
+
+
+def _with_own(resolved: Resolved, credentials: Credentials | None) -> tuple[Resolved, Credentials | None]:
+    """The operator's own credential for the endpoint, where the location has none and the caller's does not serve.
+
+    The first that applies decides: the request's own credential; the caller's (``StoreOptions``), where it is lent to
+    the endpoint; that of the endpoint's entry; the caller's default (``Policy.lent``).
+    """
+    terms, policy, given = resolved.verdict.terms, resolved.policy, resolved.given
+    lent = terms.lent if terms is not None and terms.lent is not None else policy.lent
+    if lent is None or resolved.location.scheme == "file" or resolved.location.query:
+        return resolved, credentials
+    aws = credentials.aws if credentials is not None else None
+    wanted = aws.profile if aws is not None and not (aws.access_key or aws.secret_access_key) else None
+    if wanted and wanted != given.profile and wanted == lent.profile:
+        # The request names the profile that the entry names, so it has it as if it had named none.
+        credentials = None
+    if kind_of(credentials) is not None or _has_pair(resolved):
+        return resolved, credentials
+    serves = policy.lends(_server(resolved))
+    on_s3 = resolved.location.scheme == "s3"
+    if (
+        (given.sts.token is not None and serves)
+        or (on_s3 and given.profile is not None and (serves or given.profile == lent.profile))
+        or (on_s3 and given.ambient and (serves or lent.ambient))
+    ):
+        return resolved, credentials
+    sts = replace(lent.sts, token=lent.token)
+    if given.sts.role_arn is not None and serves:
+        sts = replace(given.sts, token=lent.token)
+    options = replace(resolved.options, ambient=lent.ambient, profile=lent.profile, sts=sts)
+    return replace(resolved, options=options, own=True), lent.credentials or credentials
+
+
+def _has_pair(resolved: Resolved) -> bool:
+    """Does the request's own environment hold keys for S3, or half of them?"""
+    env = resolved.given.request_env
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    return resolved.location.scheme == "s3" and any(env.get(name) for name in names)
 
 
 def _check_unused(scheme: str, credentials: Credentials | None) -> None:
@@ -173,10 +258,24 @@ def _s3(resolved: Resolved, credentials: Credentials | None) -> Resolved:
         exchange=functools.partial(_web_identity, resolved),
     )
     if isinstance(provider, ChainKeys):
+        _check_chain(resolved, provider)
         provider = options.sessions.shared(("chain", provider.profile), functools.partial(_same, provider))
-    if options.sts.role_arn is not None and provider is not None:
+    if options.sts.role_arn is not None and provider is not None and not resolved.own:
         resolved.policy.check_lent(f"the role {options.sts.role_arn}", _server(resolved))
     return replace(resolved, identity=identity, provider=provider)
+
+
+def _check_chain(resolved: Resolved, keys: ChainKeys) -> None:
+    """Refuse to lend keys of this machine's AWS setup where nobody said that they may serve."""
+    terms = resolved.verdict.terms
+    lent = terms.lent if terms is not None else None
+    named = lent is not None and (lent.ambient if keys.profile is None else lent.profile == keys.profile)
+    if not (resolved.own or named):
+        what = "the keys of this machine's AWS setup"
+        if keys.profile is not None:
+            what = f"the keys of the profile {keys.profile!r}"
+        key = "ambient = true" if keys.profile is None else f"profile = {json.dumps(keys.profile)}"
+        resolved.policy.check_lent(what, _server(resolved), key=key)
 
 
 def _web(resolved: Resolved, credentials: Credentials | None) -> Resolved:
@@ -231,7 +330,7 @@ def _bearer(resolved: Resolved, source: TokenSource) -> Resolved:
     """``resolved`` with a token that is read, and looked at, anew for each request. Reads it now."""
     server, what, literal = _server(resolved), name_of(source), isinstance(source, LiteralToken)
     claims = read(taken(source), what, literal=literal)
-    if not literal:
+    if not (literal or resolved.own):
         resolved.policy.check_lent("a token of the operator's", server, claims.issuer)
     entry = resolved.policy.issuer(claims.issuer, server)
 
@@ -263,7 +362,7 @@ def _web_identity(resolved: Resolved, source: TokenSource) -> tuple[Identity, Cr
     policy, sts, server = resolved.policy, resolved.options.sts, _server(resolved)
     literal = isinstance(source, LiteralToken)
     claims = read(taken(source), name_of(source), literal=literal)
-    if not literal:
+    if not (literal or resolved.own):
         policy.check_lent("a token of the operator's", server, claims.issuer)
     entry = policy.issuer(claims.issuer, server)
     role_arn = sts.role_arn or (entry.role_arn if entry else None)
@@ -273,13 +372,13 @@ def _web_identity(resolved: Resolved, source: TokenSource) -> tuple[Identity, Cr
             f"AWS gives keys for a JWT to a role alone, and none is named for the issuer {shown(claims.issuer)}",
             hint="name the issuer, the endpoint aws and the role in the issuer table",
         )
-    url, guard = _sts(resolved, own)
+    url, options, guard = _sts(resolved, own)
     origin = "request" if literal else "token"
     maker = WebIdentity(
         source=source,
         url=url,
         role_arn=role_arn,
-        options=resolved.options,
+        options=options,
         issuer=claims.issuer,
         origin=origin,
         verify=entry.verify if entry else None,
@@ -292,8 +391,8 @@ def _web_identity(resolved: Resolved, source: TokenSource) -> tuple[Identity, Cr
     return Identity(kind="jwt", id=claims.id, source=origin, expires_at=claims.expires_at), provider
 
 
-def _sts(resolved: Resolved, own: str | None) -> tuple[str, Callable[[], None]]:
-    """The URL of the STS, and what looks at the addresses behind its name.
+def _sts(resolved: Resolved, own: str | None) -> tuple[str, StoreOptions, Callable[[], None]]:
+    """The URL of the STS, how it is talked to, and what looks at the addresses behind its name.
 
     Args:
         own: as the operator names it; None is AWS' regional one at AWS, and the S3 server itself elsewhere.
@@ -305,7 +404,15 @@ def _sts(resolved: Resolved, own: str | None) -> tuple[str, Callable[[], None]]:
     elif resolved.on_aws:
         verdict = replace(verdict, endpoint_url=sts_url(resolved.region), endpoint=None)
     assert verdict.endpoint_url is not None
-    return verdict.endpoint_url, functools.partial(resolved.policy.check_addresses, verdict)
+    options = replace(resolved.options, tls=_trusted(resolved, verdict.endpoint_url))
+    return verdict.endpoint_url, options, functools.partial(resolved.policy.check_addresses, verdict)
+
+
+def _trusted(resolved: Resolved, url: str) -> Tls:
+    """What is trusted, and shown, at a server that need not be the location's: its own entry says so."""
+    _, host, port = split_server(url)
+    entry = resolved.policy.entry(host, port)
+    return resolved.given.tls if entry is None else entry.applied(resolved.given).tls
 
 
 def _role(resolved: Resolved) -> CredentialProvider | None:
@@ -313,13 +420,13 @@ def _role(resolved: Resolved) -> CredentialProvider | None:
     sts, keys = resolved.options.sts, resolved.provider
     if sts.role_arn is None or keys is None or resolved.identity.kind == "jwt":
         return keys
-    url, guard = _sts(resolved, sts.endpoint_url)
+    url, options, guard = _sts(resolved, sts.endpoint_url)
     maker = AssumeRole(
         provider=keys,
         url=url,
         role_arn=sts.role_arn,
         region=resolved.region,
-        options=resolved.options,
+        options=options,
         guard=guard,
     )
     # A chain is shared itself; other keys do not change.
@@ -393,8 +500,10 @@ def _open_web(resolved: Resolved) -> Store:
 
     def redirect(url: str) -> None:
         scheme, _, rest = url.partition("://")
-        target = Location.parse(f"{scheme}://{rest.partition('/')[0]}/redirected")
+        server, _, path = rest.partition("/")
+        target = Location.parse(f"{scheme}://{server}/{path or 'redirected'}")
         assert target is not None
+        policy.tell(_decision(policy.decide(target), step="redirect"))
         policy.check(target)
 
     return HttpStore(
@@ -404,6 +513,7 @@ def _open_web(resolved: Resolved) -> Store:
         options=resolved.options,
         addresses=lambda host, port: policy.addresses(host, port, base),
         redirect=redirect,
+        trusted=functools.partial(_trusted, resolved),
         location=base,
     )
 

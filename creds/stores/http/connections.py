@@ -123,17 +123,26 @@ class Connections:
         options: timeouts, TLS and proxies.
         addresses: see :class:`creds.stores.http.store.HttpStore`.
         location: how errors name the store.
+        trusted: called with the origin of another server; None trusts there what ``options`` say.
     """
 
-    def __init__(self, base: Url, options: StoreOptions, addresses: Addresses | None, location: str) -> None:
+    def __init__(
+        self,
+        base: Url,
+        options: StoreOptions,
+        addresses: Addresses | None,
+        location: str,
+        trusted: Callable[[str], Tls] | None = None,
+    ) -> None:
         self._base = base
         self._options = options
         self._addresses = addresses
         self._location = location
+        self._trusted = trusted
         self._lock = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
-        self._managers: dict[tuple[_Proxy | None, bool, bool], urllib3.PoolManager] = {}
+        self._managers: dict[tuple[_Proxy | None, bool, Tls | None], urllib3.PoolManager] = {}
         self._proxies: dict[str, _Proxy] | None = None
         self._direct = ""
 
@@ -154,16 +163,18 @@ class Connections:
             if self._proxies is None:
                 self._direct, self._proxies = _proxies(self._options)
             proxy = None if _bypassed(url, self._direct) else self._proxies.get(url.scheme)
-            own, tls = url.origin == self._base.origin, url.scheme == "https"
+            own, tls = url.origin == self._base.origin, None
+            if url.scheme == "https":
+                tls = self._options.tls if own or self._trusted is None else self._trusted(url.origin)
             if (proxy, own, tls) not in self._managers:
                 self._managers[proxy, own, tls] = self._make(proxy, own=own, tls=tls)
             return self._managers[proxy, own, tls]
 
-    def _make(self, proxy: _Proxy | None, *, own: bool, tls: bool) -> urllib3.PoolManager:
+    def _make(self, proxy: _Proxy | None, *, own: bool, tls: Tls | None) -> urllib3.PoolManager:
         options = self._options
         settings: dict[str, Any] = {
             "maxsize": _KEPT,
-            "ssl_context": _context(options.tls, shown=own) if tls else None,
+            "ssl_context": _context(tls, shown=own) if tls is not None else None,
             "timeout": urllib3.Timeout(connect=options.connect_timeout_seconds, read=options.read_timeout_seconds),
             "retries": False,
         }

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from creds.errors import LocationError, NotSupported, ObjectNotFound
-from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, StoreOptions
+from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, StoreOptions, Tls
 from creds.stores.http import reading, writing
 from creds.stores.http.connections import Addresses
 from creds.stores.http.dav import Entry
@@ -42,6 +42,8 @@ class HttpStore:
             resolving to the system. Through a proxy it is not asked: the proxy resolves.
         redirect: called with each URL that a GET or HEAD is redirected to, without its query; raises PolicyError to
             refuse.
+        trusted: called with the origin of a server that is not ``base_url``'s, where a redirect leads; says what is
+            trusted there. None trusts what ``options`` say everywhere.
         location: how errors name the base; made of ``base_url`` where it is empty.
 
     Raises:
@@ -57,6 +59,7 @@ class HttpStore:
         options: StoreOptions,
         addresses: Addresses | None = None,
         redirect: Callable[[str], None] | None = None,
+        trusted: Callable[[str], Tls] | None = None,
         location: str = "",
     ) -> None:
         try:
@@ -73,6 +76,7 @@ class HttpStore:
             options=options,
             addresses=addresses,
             redirect=redirect,
+            trusted=trusted,
             location=location or base.readable,
         )
         self._tree = Tree(self._transport, base, (location or base.readable).rstrip("/"))

@@ -15,7 +15,7 @@ from urllib3.response import BaseHTTPResponse
 
 from creds import retry
 from creds.errors import CredentialError, PolicyError, StoreError, ToolkitError, Unauthenticated
-from creds.store import Buffer, Cancel, OnRetry, Retries, StoreOptions
+from creds.store import Buffer, Cancel, OnRetry, Retries, StoreOptions, Tls
 from creds.stores.http.connections import Addresses, Connections, asking, forget
 from creds.stores.http.errors import bare, failed, of_failure, of_status
 from creds.stores.http.url import Url
@@ -83,13 +83,14 @@ class Transport:
         options: StoreOptions,
         addresses: Addresses | None,
         redirect: Callable[[str], None] | None,
+        trusted: Callable[[str], Tls] | None,
         location: str,
     ) -> None:
         self.base = base
         self.options = options
         self._authorization = authorization
         self._redirect = redirect
-        self._connections = Connections(base, options, addresses, location)
+        self._connections = Connections(base, options, addresses, location, trusted)
 
     @property
     def client(self) -> urllib3.PoolManager:
