@@ -58,7 +58,7 @@ def push(
                 raise RequestError(f"experiment.artifacts.{label}.local: {path} is no file or folder")
             named_by_content = _complete(label, artifact, path, request.experiment.key, endpoint)
             sending = _Push(label, artifact, path, named_by_content)
-            receipts.append(_push(sending, policy, options, report, cancel))
+            receipts.append(_push(sending, policy.concerning(label), options, report, cancel))
     return completed, tuple(receipts)
 
 

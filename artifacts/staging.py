@@ -95,6 +95,7 @@ def plan(
         RequestError: a label is no file name, two mutable artifacts have one location, or the size the experiment
             needs cannot be read.
         LimitExceeded: more artifacts than ``limits.max_artifacts``.
+        DiskError: a decision of the policy cannot be put on record (``Policy.on_decision``).
     """
     limits = limits or Limits()
     artifacts = request.experiment.artifacts or {}
@@ -117,7 +118,9 @@ def plan(
     jobs: list[Job] = []
     for label, artifact in artifacts.items():
         try:
-            jobs.append(_job(label, artifact, options, policy))
+            jobs.append(_job(label, artifact, options, (policy or Policy.for_requests()).concerning(label)))
+        except DiskError:
+            raise  # a decision that cannot be put on record
         except ToolkitError as error:
             jobs.append(Job(label=label, artifact=artifact, error=error))
     _refuse_shared(jobs)
@@ -155,7 +158,7 @@ def _label_problem(label: str) -> str | None:
     return None
 
 
-def _job(label: str, artifact: Artifact, options: StoreOptions, policy: Policy | None) -> Job:
+def _job(label: str, artifact: Artifact, options: StoreOptions, policy: Policy) -> Job:
     location = Location.parse(artifact.qualified or artifact.url or "", artifact.bucket, artifact.key)
     if location is None:
         if artifact.mutable:

@@ -422,7 +422,7 @@ def test_endpoints_by_file_and_environment(bench):
         ("version = 2\n", "version: expected 1, got 2"),
         ("version =\n", "Invalid value"),
         ('version = 1\n[endpoint."a:1"]\nurl = "http://b:1"\n', 'endpoint."a:1".url names another host: b:1'),
-        ('version = 1\n[endpoint."a:1"]\nregion = 5\n', "expected a table of strings"),
+        ('version = 1\n[endpoint."a:1"]\nregion = 5\n', 'endpoint."a:1".region: expected a valid string'),
     ):
         config.write_text(text)
         result = run("check", request, "--config", config)
@@ -944,7 +944,10 @@ def test_a_request_never_uses_the_callers_credentials(bench):
     checked = run("check", request, "--endpoint", bench.url, "--json", env=OWN)
     assert checked.code == 5
     assert checked.lines[0]["credential"]["kind"] == "anonymous"
-    lent = bench.stage(request, "--json", "--ambient", env=OWN)
+    refused = bench.stage(request, "--json", "--ambient", env=OWN)
+    assert (refused.code, refused.error("a")["rule"]) == (3, "lending")
+    assert refused.error("a")["hint"].startswith(f"add --lend-to {bench.host}, or write ambient = true into")
+    lent = bench.stage(request, "--json", "--ambient", "--lend-to", bench.host, env=OWN)
     assert lent.code == 0
     assert lent.receipts["a"]["credential"]["source"] == "ambient"
 

@@ -49,6 +49,7 @@ NAMED = Policy.for_requests(
         "ftps+implicit://host",
     ],
     file_roots=["/data"],
+    lend_to=["minio:9000"],
 )
 
 
@@ -125,7 +126,7 @@ from creds.location import Location
 from creds.policy import Policy
 from creds.resolve import resolve
 from creds.store import StoreOptions
-policy = Policy.for_requests(["http://minio:9000"])
+policy = Policy.for_requests(["http://minio:9000"], lend_to=["minio:9000"])
 for options in (StoreOptions(), StoreOptions(ambient=True)):
     resolved = resolve(Location.parse("s3://minio:9000/b/k"), None, options, policy)
 heavy = {"boto3", "botocore", "obstore"} & set(sys.modules)

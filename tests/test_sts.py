@@ -447,7 +447,7 @@ def test_a_token_of_the_operator_goes_where_the_table_says(issuer, federated, ki
     for issuers in ([], [other], [Issuer(iss=issuer.url, endpoints=("minio:9000",))]):
         with pytest.raises(PolicyError, match="a token of the operator's may not be used at") as raised:
             resolved(url, Policy.for_requests([url], issuers=issuers), options=options)
-        assert raised.value.rule == "issuer"
+        assert raised.value.rule == "lending"
     mine = StoreOptions(retries=QUICK, sts=Sts(token=sources[kind], role_arn=servers.ROLE_RW))
     assert resolved(url, Policy.for_caller(), options=mine).provider().access_key
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from artifacts.cli import exits
+from artifacts.cli.configuring import Setting, shown
 from artifacts.cli.display import print_rows
 from artifacts.cli.session import Session, print_json
 from artifacts.events import error_facts, utc
+from artifacts.limits import Limits
 from artifacts.request import Request
 from artifacts.staging import Job, plan, resolved_facts
 from artifacts.text import size_text
@@ -37,13 +40,31 @@ class Probe:
     error: ToolkitError | None = None
 
 
-def check_request(session: Session, request: Request, policy: Policy, options: StoreOptions) -> int:
-    """Print a row (or with ``--json`` an object) for each artifact; return the exit code that staging would meet."""
-    ordered = [_probe(job, session.cancel) for job in plan(request, policy=policy, options=options)]
+def check_request(
+    session: Session,
+    request: Request,
+    policy: Policy,
+    options: StoreOptions,
+    *,
+    limits: Limits | None = None,
+    settings: Sequence[Setting] = (),
+) -> int:
+    """Print a row (or with ``--json`` an object) for each artifact; return the exit code that staging would meet.
+
+    Args:
+        settings: the values that hold: told with ``-v``, and one more object with ``--json``.
+    """
+    jobs = plan(request, policy=policy, limits=limits, options=options)
+    ordered = [_probe(job, session.cancel) for job in jobs]
     if session.as_json:
         for probe in ordered:
             print_json(json.dumps(_facts(probe, session.run, request), separators=(",", ":"), ensure_ascii=False))
+        values = {setting.name: setting.value for setting in settings}
+        told = {"v": 1, "type": "settings", "time": utc(datetime.now(UTC)), "run": session.run, "settings": values}
+        print_json(json.dumps(told, separators=(",", ":"), ensure_ascii=False))
     elif session.verbosity >= 0:
+        for setting in settings if session.verbosity >= 1 else ():
+            session.say(f"{setting.name}: {shown(setting.value)} ({setting.origin})")
         print_rows(COLUMNS, [_row(probe) for probe in ordered])
     return exits.worst([session.tell(probe.error, probe.label) for probe in ordered if probe.error is not None])
 

@@ -1,36 +1,34 @@
 """What the operator says, from the command line, the environment and one TOML file, in that order.
 
 The file is the first that exists of ``--config``, ``$ARTIFACTS_CONFIG``, ``$XDG_CONFIG_HOME/artifacts/artifacts.toml``
-(``~/.config`` when unset) and ``/etc/artifacts/artifacts.toml``::
-
-    version = 1
-
-    [endpoint."minio.ml.svc:9000"]
-    url = "http://minio.ml.svc:9000"    # naming http:// is what allows plaintext
-    region = "us-east-1"
-
-    [issuer."https://gitlab.corp"]      # whose tokens the operator lends (--token-file), and where they may go
-    endpoints = ["minio.ml.svc:9000"]
-    sts_endpoint = "http://minio.ml.svc:9000"
-    role_arn = "arn:aws:iam::role/ArtifactRW"
+(``~/.config`` when unset) and ``/etc/artifacts/artifacts.toml``. What may stand in it is in ``artifacts.cli.schema``,
+which is loaded when there is one; here it becomes the entries, options and limits that the rest works with.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import RequestError
-from creds.policy import Endpoint, Issuer
+from creds.endpoint import AWS, Endpoint, Issuer, Lent
+from creds.errors import ToolkitError
+from creds.store import Ssh, Sts, Tls
 
-VERSION = 1
-ENDPOINT_KEYS = ("url", "region", "addressing", "checksums")
-ISSUER_KEYS = ("endpoints", "sts_endpoint", "role_arn")
+if TYPE_CHECKING:
+    from artifacts.cli.schema import Document, EndpointTable
+    from creds.models import Credentials
+
+SOURCES = ("jwt_file", "jwt_variable", "profile", "ambient", "credentials", "anonymous")
+"""The keys of an endpoint that say whose credential serves there; at most one of them."""
+
+_ROLE = ("role_arn", "external_id", "session_name", "session_seconds", "sts_endpoint")
+_AT_AWS = frozenset(("region", "buckets", *SOURCES, *_ROLE))
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 class ConfigError(RequestError):
@@ -50,82 +48,284 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path | None:
             if not Path(name).is_file():
                 raise ConfigError(f"{source}: {name} is no file")
             return Path(name)
+    return next((path for path in (users(environ), Path("/etc/artifacts/artifacts.toml")) if path.is_file()), None)
+
+
+def users(environ: Mapping[str, str]) -> Path:
+    """The user's own file, whether it exists or not."""
     home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME", "/nonexistent"), ".config")  # noqa: PTH118 - joined before it is a path
-    candidates = (Path(home) / "artifacts" / "artifacts.toml", Path("/etc/artifacts/artifacts.toml"))
-    return next((path for path in candidates if path.is_file()), None)
+    return Path(home) / "artifacts" / "artifacts.toml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a configuration file says.
+    """What a configuration file says; empty where there is none.
 
     Attributes:
+        path: the file.
+        network: by the names of the options.
+        proxies: as ``StoreOptions.proxies`` has them; the environment comes before them.
+        limits: by the names of :class:`artifacts.limits.Limits`.
         warnings: one for each key that is not read.
+        document: the file's own tables and keys, for those who show them.
     """
 
+    path: Path | None = None
     endpoints: tuple[Endpoint, ...] = ()
     issuers: tuple[Issuer, ...] = ()
+    network: Mapping[str, Any] = field(default_factory=dict)
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    limits: Mapping[str, int] = field(default_factory=dict)
+    keep_free_bytes: int | None = None
+    file_roots: tuple[str, ...] = ()
+    lend_to: tuple[str, ...] = ()
+    audit: str | None = None
     warnings: tuple[str, ...] = ()
+    document: Document | None = None
+
+    def filled(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """``options`` of the command line, with the file's where nothing was said."""
+        network = dict(self.network)
+        if options.get("client_cert") is not None or options.get("client_key") is not None:
+            # A certificate and a key of two places do not belong together.
+            network = {name: value for name, value in network.items() if not name.startswith("client_")}
+        return {**options, **{name: value for name, value in network.items() if options.get(name) is None}}
 
 
 def load(path: Path) -> Settings:
-    """Read a configuration file.
+    """Read a configuration file, and the certificates and credentials that it names.
 
     Raises:
-        ConfigError: the file is no TOML, has another version, or an entry is wrong.
-        LocationError: an endpoint is none.
+        ConfigError: the file is no TOML, or an entry is wrong; every problem with the path of its key.
+    """
+    from artifacts.cli import schema
+
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    document, problems, warnings = schema.read(content)
+    if document is None:
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    reading = _Reading(path, document)
+    settings = reading.settings(tuple(f"{path}: {warning}" for warning in warnings))
+    if reading.problems:
+        raise ConfigError([f"{path}: {problem}" for problem in reading.problems])
+    return settings
+
+
+class _Reading:
+    """One document on its way to settings; what is wrong is gathered."""
+
+    def __init__(self, path: Path, document: Document) -> None:
+        self.path = path
+        self.document = document
+        self.problems: list[str] = []
+
+    def settings(self, warnings: tuple[str, ...]) -> Settings:
+        from artifacts.cli.schema import dotted
+
+        document = self.document
+        endpoints = [self._endpoint(name, table) for name, table in document.endpoint.items()]
+        for name, other in _twice(endpoints):
+            self.problems.append(f"{dotted(('endpoint', name))}: is the same server as {dotted(('endpoint', other))}")
+        issuers = []
+        for iss, issuer in document.issuer.items():
+            try:
+                issuers.append(
+                    Issuer(
+                        iss=iss,
+                        endpoints=tuple(issuer.endpoints or ()),
+                        sts_endpoint=issuer.sts_endpoint,
+                        role_arn=issuer.role_arn,
+                    )
+                )
+            except ToolkitError as error:
+                self.problems.append(f"{dotted(('issuer', iss, 'sts_endpoint'))}: {error}")
+        network = document.network.model_dump(exclude_none=True, exclude=set(_PROXIES))
+        if "client_key" in network and "client_cert" not in network:
+            self.problems.append("network.client_key: goes with client_cert")
+        for name in ("ca", "client_cert", "client_key"):
+            if name in network:
+                network[name] = self._file(("network", name), network[name])
+        if "ca" in network:
+            self._pem(("network", "ca"), network["ca"])
+        limits = document.limits.model_dump(exclude_none=True)
+        policy = document.policy
+        return Settings(
+            path=self.path,
+            endpoints=tuple(endpoint for _, endpoint in endpoints if endpoint is not None),
+            issuers=tuple(issuers),
+            network=network,
+            proxies=self._proxies(),
+            keep_free_bytes=limits.pop("keep_free", None),
+            limits=limits,
+            file_roots=tuple(str(self._at(root)) for root in policy.file_roots or ()),
+            lend_to=tuple(policy.lend_to or ()),
+            audit=None if policy.audit is None else str(self._at(policy.audit)),
+            warnings=warnings,
+            document=document,
+        )
+
+    def _endpoint(self, name: str, table: EndpointTable) -> tuple[str, Endpoint | None]:
+        from artifacts.cli.schema import dotted
+
+        found = len(self.problems)
+        where = ("endpoint", name)
+        for key in table.model_fields_set if name == AWS else ():
+            if key not in _AT_AWS:
+                self.problems.append(f"{dotted((*where, key))}: AWS itself has none")
+        if table.client_key is not None and table.client_cert is None:
+            self.problems.append(f"{dotted((*where, 'client_key'))}: goes with client_cert")
+        files = {key: self._given(where, key, table) for key in ("client_cert", "client_key", "known_hosts", "ssh_key")}
+        ca = self._given(where, "ca", table)
+        certificates = Tls(
+            ca_pem=None if ca is None else self._pem((*where, "ca"), ca),
+            client_cert=files["client_cert"],
+            client_key=files["client_key"],
+        )
+        ssh = Ssh(known_hosts=files["known_hosts"], fingerprints=tuple(table.host_keys or ()), key=files["ssh_key"])
+        lent = self._lent(where, table)
+        if len(self.problems) > found:
+            return name, None
+        try:
+            endpoint = Endpoint(
+                url=AWS if name == AWS else table.url or f"https://{name}",
+                region=table.region,
+                addressing=table.addressing or "auto",
+                checksums=table.checksums or "auto",
+                buckets=None if table.buckets is None else tuple(table.buckets),
+                certificates=certificates,
+                ssh=ssh,
+                lent=lent,
+            )
+            if name != AWS and endpoint.host != Endpoint(url=f"{endpoint.scheme}://{name}").host:
+                self.problems.append(f"{dotted((*where, 'url'))} names another host: {endpoint.host}")
+        except ToolkitError as error:
+            self.problems.append(f"{dotted((*where, 'url') if table.url else where)}: {error}")
+            return name, None
+        return name, endpoint
+
+    def _lent(self, where: tuple[str, ...], table: EndpointTable) -> Lent | None:
+        """Whose credential serves at an endpoint, or None where the entry does not say."""
+        from artifacts.cli.schema import dotted
+        from creds.tokens import TokenFile, TokenVariable
+
+        given = [key for key in SOURCES if getattr(table, key)]
+        role = [key for key in _ROLE if getattr(table, key) is not None]
+        if len(given) > 1:
+            self.problems.append(f"{dotted(where)}: {' and '.join(given)} exclude each other")
+        elif role and given in ([], ["anonymous"]):
+            self.problems.append(f"{dotted((*where, role[0]))}: goes with one of {', '.join(SOURCES[:-1])}")
+        if len(given) != 1:
+            return None
+        token: TokenFile | TokenVariable | None = None
+        if table.jwt_file is not None:
+            token = TokenFile(self._at(table.jwt_file))
+        elif table.jwt_variable is not None:
+            token = TokenVariable(table.jwt_variable)
+        try:
+            sts = Sts(
+                role_arn=table.role_arn,
+                external_id=None if table.external_id is None else table.external_id.get_secret_value(),
+                session_name=table.session_name or Sts().session_name,
+                duration_seconds=table.session_seconds,
+                endpoint_url=table.sts_endpoint,
+            )
+        except ToolkitError as error:
+            self.problems.append(f"{dotted((*where, 'session_name'))}: {error}")
+            return None
+        return Lent(
+            token=token,
+            profile=table.profile,
+            ambient=bool(table.ambient),
+            credentials=self._credentials(where, table),
+            sts=sts,
+        )
+
+    def _credentials(self, where: tuple[str, ...], table: EndpointTable) -> Credentials | None:
+        from artifacts.cli.schema import dotted
+        from artifacts.request import loads_credentials
+
+        name = self._given(where, "credentials", table)
+        if name is None:
+            return None
+        try:
+            return loads_credentials(Path(name).read_bytes())
+        except OSError as error:
+            self.problems.append(f"{dotted((*where, 'credentials'))}: {name}: {error.strerror}")
+        except RequestError as error:
+            self.problems.append(f"{dotted((*where, 'credentials'))}: {name}: {error}")
+        return None
+
+    def _proxies(self) -> dict[str, str]:
+        network = self.document.network
+        given = {"http": network.http_proxy, "https": network.https_proxy}
+        found = {scheme: secret.get_secret_value() for scheme, secret in given.items() if secret is not None}
+        return found | ({} if network.no_proxy is None else {"no": network.no_proxy})
+
+    def _at(self, name: str) -> Path:
+        """A path of the file: ``~`` is the user's home, and a relative one counts from the file's folder."""
+        return Path(os.path.abspath(self.path.parent / Path(name).expanduser()))  # noqa: PTH100 - symlinks stay
+
+    def _given(self, where: tuple[str, ...], key: str, table: EndpointTable) -> str | None:
+        name = getattr(table, key)
+        return None if name is None else self._file((*where, key), name)
+
+    def _file(self, where: tuple[str, ...], name: str) -> str:
+        from artifacts.cli.schema import dotted
+
+        path = self._at(name)
+        if not path.is_file():
+            self.problems.append(f"{dotted(where)}: {path} is no file")
+        return str(path)
+
+    def _pem(self, where: tuple[str, ...], name: str) -> bytes | None:
+        from artifacts.cli.schema import dotted
+
+        if not Path(name).is_file():
+            return None  # told before
+        try:
+            return pem(name)
+        except ConfigError as error:
+            self.problems.append(f"{dotted(where)}: {error}")
+            return None
+
+
+def pem(name: str) -> bytes:
+    """The certificates in a file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds none.
     """
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if document.get("version") != VERSION:
-        raise ConfigError(f"{path}: version: expected {VERSION}, got {document.get('version')!r}")
-    warnings = _unknown(path, "", document, ("version", "endpoint", "issuer"))
-    endpoints, issuers = [], []
-    for host, entry in _entries(path, document, "endpoint", ENDPOINT_KEYS, warnings):
-        endpoint = Endpoint(**{"url": f"https://{host}", **entry})
-        if endpoint.host != Endpoint(url=f"{endpoint.scheme}://{host}").host:
-            raise ConfigError(f'{path}: endpoint."{host}".url names another host: {endpoint.host}')
-        endpoints.append(endpoint)
-    for iss, entry in _entries(path, document, "issuer", ISSUER_KEYS, warnings):
-        serves = entry.pop("endpoints", [])
-        if not isinstance(serves, list):
-            raise ConfigError(f'{path}: issuer."{iss}".endpoints: expected a list of "host:port"')
-        issuers.append(Issuer(iss=iss, endpoints=tuple(serves), **entry))
-    return Settings(endpoints=tuple(endpoints), issuers=tuple(issuers), warnings=tuple(warnings))
+        content = Path(name).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.strerror}") from error
+    if b"-----BEGIN CERTIFICATE-----" not in content or not content.isascii():
+        raise ConfigError(f"{name} holds no certificate in PEM form")
+    return content
 
 
-def _entries(
-    path: Path, document: Mapping[str, Any], table: str, known: tuple[str, ...], warnings: list[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The entries of one table of tables, with the keys that are known."""
-    entries = document.get(table, {})
-    if not isinstance(entries, dict):
-        raise ConfigError(f"{path}: {table}: expected a table for each {table}")
-    for name, entry in entries.items():
-        if not isinstance(entry, dict) or not all(_texts(value) for value in entry.values()):
-            raise ConfigError(f"{path}: {table}.{name!r}: expected a table of strings")
-        warnings += _unknown(path, f'{table}."{name}".', entry, known)
-        yield name, {key: value for key, value in entry.items() if key in known}
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+def _twice(endpoints: Iterable[tuple[str, Endpoint | None]]) -> Iterator[tuple[str, str]]:
+    names: dict[str, str] = {}
+    for name, endpoint in endpoints:
+        if endpoint is not None and names.setdefault(endpoint.host, name) != name:
+            yield name, names[endpoint.host]
 
 
 def endpoints(named: Iterable[str], environ: Mapping[str, str], file: Iterable[Endpoint]) -> list[Endpoint]:
-    """Every endpoint the operator names; what the command line says of one wins over the environment and the file."""
+    """Every endpoint the operator names; the command line's URL wins over the environment's and the file's.
+
+    Of an endpoint that the file has too, with the same URL, the file's entry stays: it says more.
+    """
     from_environ = environ.get("ARTIFACTS_ENDPOINTS", "").replace(",", " ").split()
-    found = [*(Endpoint.parse(url) for url in (*named, *from_environ)), *file]
-    return list({endpoint.host: endpoint for endpoint in reversed(found)}.values())
-
-
-def _unknown(path: Path, prefix: str, table: Mapping[str, Any], known: tuple[str, ...]) -> list[str]:
-    warnings = []
-    for name in table:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            meant = f"; did you mean {close[0]}?" if close else ""
-            warnings.append(f"{path}: {prefix}{name} is not read{meant}")
-    return warnings
+    chosen = {endpoint.host: endpoint for endpoint in file}
+    for url in reversed([*named, *from_environ]):
+        endpoint = Endpoint.parse(url)
+        entry = chosen.get(endpoint.host)
+        if entry is None or entry.url != endpoint.url:
+            chosen[endpoint.host] = endpoint
+    return list(chosen.values())

@@ -274,7 +274,55 @@ def check(session: Session, request: str, **rest: Any) -> int:
 
     loaded = options.load(session, request)
     policy, store_options = options.operator(session, **rest)
-    return check_request(session, loaded, policy, store_options)
+    limits = options.limits(session, rest["config"])
+    return check_request(
+        session, loaded, policy, store_options, limits=limits, settings=options.effective(session, rest)
+    )
+
+
+@cli.group()
+def config() -> None:
+    """Write, check and show the operator's configuration file."""
+
+
+@config.command("init")
+@click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write it here instead.")
+@options.common
+def config_init(session: Session, output: str | None) -> None:
+    """Write a file with every key, commented out.
+
+    It goes to $XDG_CONFIG_HOME/artifacts/artifacts.toml (~/.config), and replaces none.
+    """
+    from artifacts.cli import configuring
+
+    configuring.init(session, output, os.environ)
+
+
+@config.command("check")
+@click.argument("file", required=False, type=click.Path(dir_okay=False))
+@options.common
+def config_check(session: Session, file: str | None) -> None:
+    """Read FILE as every command would, and tell what is wrong.
+
+    Without FILE it is the file that the commands find.
+    """
+    from artifacts.cli import configuring
+
+    configuring.check(session, file, os.environ)
+
+
+@config.command("show")
+@click.option("--origin", is_flag=True, help="Say for each value who said it, and on which line.")
+@options.staging
+@options.common
+def config_show(session: Session, *, origin: bool, **rest: Any) -> None:
+    """Show every value that holds for stage, run, upload and check.
+
+    Paths are shown, never what is in them.
+    """
+    from artifacts.cli import configuring
+
+    configuring.show(session, options.effective(session, rest), origin=origin)
 
 
 @cli.command()

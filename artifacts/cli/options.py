@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from artifacts.audit import AuditFile
+    from artifacts.cli.config import Settings
+    from artifacts.cli.configuring import Setting
     from artifacts.cli.session import Session
+    from artifacts.limits import Limits
     from artifacts.objects import Access
     from artifacts.request import Request
     from artifacts.staging import StagingDir
-    from creds.policy import Endpoint, Issuer, Policy
+    from creds.policy import Endpoint, Policy
     from creds.store import StoreOptions
 
 
@@ -35,7 +39,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         from artifacts.cli.session import Session
 
         session = Session(
-            op=command.__name__.removesuffix("_"),
+            op=command.__name__.removesuffix("_").replace("_", " "),
             as_json=as_json,
             verbosity=-1 if quiet else verbose,
             show_traceback=show_traceback,
@@ -50,6 +54,9 @@ def endpoints(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that name what a request may reach, and how."""
     for option in (
         _network,
+        click.option(
+            "--audit", type=click.Path(dir_okay=False), metavar="FILE", help="Append each decision of the policy here."
+        ),
         click.option("--config", type=click.Path(dir_okay=False), help="The configuration file (artifacts.toml)."),
         click.option(
             "--endpoint",
@@ -130,6 +137,12 @@ def operating(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say what a request may reach, and as whom."""
     for option in (
         click.option("--file-root", "file_roots", multiple=True, metavar="DIR", help="Allow file: URLs below DIR."),
+        click.option(
+            "--lend-to",
+            multiple=True,
+            metavar="HOST[:PORT]",
+            help="Where your own keys, token and role may serve a request: also *.domain[:port], or aws; repeatable.",
+        ),
         identity,
         endpoints,
     ):
@@ -140,9 +153,7 @@ def operating(command: Callable[..., Any]) -> Callable[..., Any]:
 def staging(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the commands that work in a staging folder."""
     for option in (
-        click.option(
-            "--keep-free", type=_Bytes(), default="0", metavar="SIZE", help="Free space to leave on the file system."
-        ),
+        click.option("--keep-free", type=_Bytes(), metavar="SIZE", help="Free space to leave on the file system [0]."),
         click.option(
             "--max-bytes", type=_Bytes(), metavar="SIZE", help="Unpacked bytes of a request, at most [100GiB]."
         ),
@@ -199,14 +210,23 @@ def load(session: Session, name: str) -> Request:
     return request
 
 
-def _named(session: Session, named: tuple[str, ...], config: str | None) -> tuple[list[Endpoint], tuple[Issuer, ...]]:
+def settings(session: Session, config: str | None) -> Settings:
+    """What the configuration file says, read once; its warnings are told."""
     from artifacts.cli import config as configuration
 
-    path = configuration.find(config, os.environ)
-    settings = configuration.Settings() if path is None else configuration.load(path)
-    for warning in settings.warnings:
-        session.warn(warning)
-    return configuration.endpoints(named, os.environ, settings.endpoints), settings.issuers
+    if session.settings is None:
+        path = configuration.find(config, os.environ)
+        session.settings = configuration.Settings() if path is None else configuration.load(path)
+        for warning in session.settings.warnings:
+            session.warn(warning)
+    return session.settings
+
+
+def effective(session: Session, given: Mapping[str, Any]) -> list[Setting]:
+    """Every value that holds, with who said it; ``given`` are the options of the command line."""
+    from artifacts.cli import configuring
+
+    return configuring.effective(settings(session, given["config"]), given, os.environ)
 
 
 def operator(
@@ -215,13 +235,48 @@ def operator(
     named: tuple[str, ...],
     config: str | None,
     file_roots: tuple[str, ...],
+    lend_to: tuple[str, ...],
+    audit: str | None,
     **options: Any,
 ) -> tuple[Policy, StoreOptions]:
     """What the operator allows a request."""
+    from artifacts.cli import config as configuration
     from creds.policy import Policy
 
-    endpoints, issuers = _named(session, named, config)
-    return Policy.for_requests(endpoints, file_roots=file_roots, issuers=issuers), _options(**options)
+    file = settings(session, config)
+    policy = Policy.for_requests(
+        configuration.endpoints(named, os.environ, file.endpoints),
+        file_roots=(*file_roots, *file.file_roots),
+        issuers=file.issuers,
+        lend_to=(*lend_to, *file.lend_to),
+        on_decision=_audit(session, audit or file.audit),
+    )
+    return policy, _filled(file, options)
+
+
+def limits(session: Session, config: str | None, max_bytes: int | None = None) -> Limits:
+    """What a request may cost."""
+    from artifacts.limits import Limits
+
+    given = {} if max_bytes is None else {"max_bytes": max_bytes}
+    return Limits(**{**settings(session, config).limits, **given})
+
+
+def _audit(session: Session, name: str | None) -> AuditFile | None:
+    if name is None:
+        return None
+    from artifacts.audit import AuditFile
+
+    return AuditFile(name, op=session.op, run=session.run)
+
+
+def _filled(file: Settings, options: Mapping[str, Any]) -> StoreOptions:
+    """The options of the command line, with the file's where nothing was said."""
+    from dataclasses import replace
+    from urllib.request import getproxies_environment
+
+    made = _options(**file.filled(options))
+    return replace(made, proxies={**file.proxies, **getproxies_environment()}) if file.proxies else made
 
 
 def _options(
@@ -266,27 +321,28 @@ def _options(
 def _pem(name: str | None) -> bytes | None:
     if name is None:
         return None
+    from artifacts.cli.config import ConfigError, pem
+
     try:
-        content = Path(name).read_bytes()
-    except OSError as error:
-        raise click.UsageError(f"--ca {name}: {error.strerror}") from error
-    if b"-----BEGIN CERTIFICATE-----" not in content or not content.isascii():
-        raise click.UsageError(f"--ca {name} holds no certificate in PEM form")
-    return content
+        return pem(name)
+    except ConfigError as error:
+        raise click.UsageError(f"--ca {error}") from error
 
 
-def staging_dir(session: Session, folder: str, *, keep_free: int, max_bytes: int | None, **rest: Any) -> StagingDir:
+def staging_dir(
+    session: Session, folder: str, *, keep_free: int | None, max_bytes: int | None, **rest: Any
+) -> StagingDir:
     """The staging folder, with what the operator allows."""
-    from artifacts.limits import Limits
     from artifacts.staging import StagingDir
 
     policy, options = operator(session, **rest)
+    file = settings(session, rest["config"])
     return StagingDir(
         folder,
         policy=policy,
         options=options,
-        limits=Limits() if max_bytes is None else Limits(max_bytes=max_bytes),
-        keep_free_bytes=keep_free,
+        limits=limits(session, rest["config"], max_bytes),
+        keep_free_bytes=(file.keep_free_bytes or 0) if keep_free is None else keep_free,
         on_event=session.on_event,
         cancel=session.cancel,
         run=session.run,
@@ -298,15 +354,29 @@ def caller(
     *,
     named: tuple[str, ...],
     config: str | None,
+    audit: str | None,
     endpoint_url: str | None = None,
+    chain: bool = False,
     **options: Any,
 ) -> tuple[Policy, StoreOptions, list[Endpoint]]:
-    """The caller's own authority."""
-    from creds.policy import Policy
+    """The caller's own authority, and the endpoints of one host.
 
-    endpoints, issuers = _named(session, named, config)
-    policy = Policy.for_caller(endpoint_url=endpoint_url, endpoints=endpoints, issuers=issuers)
-    return policy, _options(**options), endpoints
+    Args:
+        chain: the caller's own AWS chain serves where neither the location nor its endpoint's entry has a credential.
+    """
+    from artifacts.cli import config as configuration
+    from creds.policy import Lent, Policy
+
+    file = settings(session, config)
+    endpoints = configuration.endpoints(named, os.environ, file.endpoints)
+    policy = Policy.for_caller(
+        endpoint_url=endpoint_url,
+        endpoints=endpoints,
+        issuers=file.issuers,
+        lent=Lent(ambient=True) if chain else None,
+        on_decision=_audit(session, audit or file.audit),
+    )
+    return policy, _filled(file, options), [endpoint for endpoint in endpoints if not endpoint.pattern]
 
 
 def access(
@@ -320,16 +390,34 @@ def access(
 ) -> Access:
     """As whom one URL is reached; the caller's own AWS setup is never used unsaid."""
     from artifacts.objects import Access
+    from creds.models import AWSCredential, Credentials
 
     chosen = (credentials is not None, anonymous, profile is not None, rest["token_file"] is not None)
     if sum(chosen) > 1:
         raise click.UsageError("--credentials, --anonymous, --profile and --token-file exclude each other")
-    given = read_credentials(credentials)
-    own = given is None and not anonymous and rest["token_file"] is None
-    if own and url.lower().startswith("s3"):
-        session.say(f"credentials: your own AWS setup ({f'profile {profile}' if profile else 'default chain'})")
-    policy, options, _ = caller(session, ambient=own and profile is None, profile=profile, **rest)
+    # Of nobody's nothing is left to say: an endpoint's entry has no part in it either.
+    given = Credentials(aws=AWSCredential()) if anonymous else read_credentials(credentials)
+    own = given is None and rest["token_file"] is None
+    policy, options, _ = caller(session, ambient=False, profile=profile, chain=own and profile is None, **rest)
+    if own:
+        _say_whose(session, policy, url, profile)
     return Access(credentials=given, options=options, policy=policy)
+
+
+def _say_whose(session: Session, policy: Policy, url: str, profile: str | None) -> None:
+    """Tell in one line whose credential serves where the command line gives none."""
+    from creds.errors import LocationError
+    from creds.location import Location
+
+    try:
+        location = Location.parse(url)
+    except LocationError:
+        return  # told when it is resolved
+    terms = policy.decide(location).terms if location is not None else None
+    if profile is None and terms is not None and terms.lent is not None:
+        session.say(f"credentials: those of the endpoint {terms.host} in {settings(session, None).path}")
+    elif url.lower().startswith("s3"):
+        session.say(f"credentials: your own AWS setup ({f'profile {profile}' if profile else 'default chain'})")
 
 
 def read_credentials(name: str | None) -> Any:

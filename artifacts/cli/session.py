@@ -22,7 +22,7 @@ from typing import IO, Any
 import click
 
 from artifacts.cli import exits
-from artifacts.cli.config import ConfigError
+from artifacts.cli.config import ConfigError, Settings
 from artifacts.cli.display import Display, table, usage_line
 from artifacts.errors import DiskError, StagingError
 from artifacts.events import Event, Failed, Passed, Published, Receipt, run_id, utc
@@ -43,6 +43,7 @@ class Session:
         verbosity: -1 for ``-q``, 0, 1 for ``-v``, 2 for ``-vv``.
         show_traceback: print the traceback of an error.
         log_file: everything that is told, with UTC times, is appended here as well.
+        settings: what the configuration file says, once it was read.
     """
 
     op: str
@@ -54,6 +55,7 @@ class Session:
     receipts: list[Receipt] = field(default_factory=list)
     command_exit: int | None = None
     run: str = field(default_factory=run_id)
+    settings: Settings | None = None
     signalled: int | None = None
     _pass_on: Callable[[int], None] | None = None
     _display: Display | None = None
