@@ -364,7 +364,8 @@ def test_check(bench):
 
     as_json = run("check", request, "--endpoint", bench.url, "--json")
     assert (as_json.code, as_json.said) == (3, result.said)
-    *lines, summary = as_json.lines
+    *lines, settings, summary = as_json.lines
+    assert (settings["type"], settings["settings"]["network.retries"]) == ("settings", 5)
     assert [line["type"] for line in lines] == ["check"] * 6
     assert len({tuple(line) for line in lines}) == 1
     assert (lines[0]["object_bytes"], lines[0]["etag"], lines[0]["error"]) == (10240, etag, None)
@@ -1004,13 +1005,14 @@ def test_help_of_each_command():
     listed = run("--help")
     assert listed.code == 0
     commands = re.findall(r"^  ([a-z]+) {2,}(.+)$", listed.out.partition("Commands:")[2], re.MULTILINE)
-    assert [name for name, _ in commands] == "check cp demo get push put rm run stage stat upload".split()
+    assert [name for name, _ in commands] == "check config cp demo get push put rm run stage stat upload".split()
     for name, summary in commands:
         assert not summary.endswith("...")
-        shown = run(name, "-h")
-        assert (shown.code, shown.err) == (0, "")
-        assert shown.out.startswith(f"Usage: artifacts {name} [OPTIONS]")
-        assert "--traceback" in shown.out
+        for parts in [(name, part) for part in ("init", "check", "show")] if name == "config" else [(name,)]:
+            shown = run(*parts, "-h")
+            assert (shown.code, shown.err) == (0, "")
+            assert shown.out.startswith(f"Usage: artifacts {' '.join(parts)} [OPTIONS]")
+            assert "--traceback" in shown.out
 
 
 def test_the_installed_script_is_the_command():

@@ -174,7 +174,7 @@ class _Reading:
 
         found = len(self.problems)
         where = ("endpoint", name)
-        for key in table.model_fields_set if name == AWS else ():
+        for key in sorted(table.model_fields_set) if name == AWS else ():
             if key not in _AT_AWS:
                 self.problems.append(f"{dotted((*where, key))}: AWS itself has none")
         if table.client_key is not None and table.client_cert is None:
