@@ -12,7 +12,10 @@ from creds.policy import Endpoint, Policy
 from tests.test_location import tables
 
 EXAMPLES = [[cell.replace("`", "") for cell in row] for row in tables("policy.md")["Examples"]]
-NAMED = ("http://minio.ml.svc:9000", "https://s3.corp.example")
+NAMED = (
+    *("http://minio.ml.svc:9000", "https://s3.corp.example", "https://*.ml.example:9000"),
+    Endpoint(url="https://some.example", buckets=("data-*", "results")),
+)
 
 
 def parse(text):
