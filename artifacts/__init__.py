@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from artifacts.audit import AuditFile as AuditFile
     from artifacts.errors import (
         ArchiveError as ArchiveError,
     )
@@ -114,6 +115,7 @@ _HOMES = {
     "Artifact": "artifacts.request",
     "ArtifactsError": "artifacts.errors",
     "Config": "artifacts.request",
+    "AuditFile": "artifacts.audit",
     "CorruptArchive": "artifacts.errors",
     "Database": "artifacts.request",
     "DiskError": "artifacts.errors",

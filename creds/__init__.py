@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from creds.endpoint import Endpoint as Endpoint
+    from creds.endpoint import Issuer as Issuer
+    from creds.endpoint import Lent as Lent
     from creds.errors import AccessDenied as AccessDenied
     from creds.errors import AmbiguousCredential as AmbiguousCredential
     from creds.errors import BucketNotFound as BucketNotFound
@@ -38,8 +41,7 @@ if TYPE_CHECKING:
     from creds.models import JWTCredential as JWTCredential
     from creds.models import PlainCredential as PlainCredential
     from creds.models import Secret as Secret
-    from creds.policy import Endpoint as Endpoint
-    from creds.policy import Issuer as Issuer
+    from creds.policy import Decision as Decision
     from creds.policy import Policy as Policy
     from creds.policy import Verdict as Verdict
     from creds.resolve import Resolved as Resolved
@@ -72,9 +74,11 @@ _HOMES = {
     "CredentialProvider": "creds.keys",
     "Credentials": "creds.models",
     "CredsError": "creds.errors",
-    "Endpoint": "creds.policy",
-    "Issuer": "creds.policy",
+    "Decision": "creds.policy",
+    "Endpoint": "creds.endpoint",
+    "Issuer": "creds.endpoint",
     "JWTCredential": "creds.models",
+    "Lent": "creds.endpoint",
     "LiteralToken": "creds.tokens",
     "Location": "creds.location",
     "LocationError": "creds.errors",

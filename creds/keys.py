@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from creds.endpoint import AWS, Endpoint
 from creds.errors import (
     AmbiguousCredential,
     CredentialError,
@@ -31,7 +32,6 @@ from creds.errors import (
 )
 from creds.location import DEFAULT_REGION, Location, aws_host, is_aws_region, split_url
 from creds.models import AWSCredential, Credentials, PlainCredential, Secret
-from creds.policy import Endpoint
 from creds.store import StoreOptions
 from creds.tokens import LiteralToken, TokenSource
 
@@ -226,7 +226,8 @@ class Identity:
     Attributes:
         kind: aws, plain, jwt, anonymous, ambient or profile.
         id: the access key or user, shortened; None where there is none, or it is known only once it is used.
-        source: ``request``, ``request.env``, ``token`` (the caller's own JWT), ``ambient`` or ``profile:NAME``.
+        source: ``request``, ``request.env``, ``token`` (the caller's own JWT), ``ambient``, ``profile:NAME``, or
+            ``endpoint`` (in the operator's entry for the endpoint).
         expires_at: when it ends, if that is known.
     """
 
@@ -542,7 +543,7 @@ def resolve_region(
     aws = None if credentials is None else credentials.aws
     entry_region = None
     if endpoint is not None:
-        named = aws_host(split_url(endpoint.url)[1])
+        named = None if endpoint.url == AWS else aws_host(split_url(endpoint.url)[1])
         entry_region = (named.region if named else None) or endpoint.region
     for name, source, what in (
         (options.region, "options", "--region"),
@@ -553,7 +554,9 @@ def resolve_region(
         (request_env.get("AWS_DEFAULT_REGION"), "request.env", "config.env.AWS_DEFAULT_REGION"),
     ):
         if name:
-            return Region(checked_region(name, what, on_aws=location.on_aws and endpoint is None), source)
+            return Region(
+                checked_region(name, what, on_aws=location.on_aws and (endpoint is None or endpoint.url == AWS)), source
+            )
     return Region(DEFAULT_REGION, "default")
 
 

@@ -188,7 +188,7 @@ def _identified(resolved: Resolved, credentials: Credentials | None) -> Resolved
         resolved = _login(resolved, chosen)
     else:
         _check_unused(scheme, chosen)
-    if chosen is not credentials:
+    if chosen is not None and chosen is not credentials:
         resolved = replace(resolved, identity=replace(resolved.identity, source="endpoint"))
     return resolved
 
@@ -218,6 +218,9 @@ def _with_own(resolved: Resolved, credentials: Credentials | None) -> tuple[Reso
         or (on_s3 and given.ambient and (serves or lent.ambient))
     ):
         return resolved, credentials
+    kind = kind_of(lent.credentials)
+    if kind is not None and kind not in STORES[resolved.location.scheme]:
+        return resolved, credentials  # it is for another scheme of the same server
     sts = replace(lent.sts, token=lent.token)
     if given.sts.role_arn is not None and serves:
         sts = replace(given.sts, token=lent.token)
@@ -246,8 +249,7 @@ def _check_unused(scheme: str, credentials: Credentials | None) -> None:
 def _s3(resolved: Resolved, credentials: Credentials | None) -> Resolved:
     """``resolved`` with region and server first, since a JWT becomes keys at the STS of one server, and then whose."""
     options = resolved.options
-    endpoint = resolved.verdict.endpoint
-    region = resolve_region(credentials, resolved.location, options.request_env, endpoint, options)
+    region = resolve_region(credentials, resolved.location, options.request_env, resolved.verdict.terms, options)
     resolved = _at(resolved, region)
     identity, provider = identify(
         credentials,

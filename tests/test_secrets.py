@@ -172,6 +172,8 @@ COMMANDS = {
     "check json": ["check", "request.json", "--json", "-vv"],
     "stage": ["stage", "request.json", "--into", "job", "-vv", "--traceback", "--log-file", "log"],
     "stage json": ["stage", "request.json", "--into", "job2", "-vv", "--json"],
+    "audit": ["stage", "request.json", "--into", "job", "--audit", "audit.jsonl"],
+    "show": ["config", "show", "--origin", "--json"],
     "upload": ["upload", "request.json", "--from", "job", "-vv", "--traceback"],
     "run": ["run", "request.json", "--into", "job", "-vv", "--", "true"],
     "get": ["get", "s3://{host}/bucket/m.tar", "out", "--credentials", "keys.json", "-vv", "--traceback"],
