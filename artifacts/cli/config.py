@@ -32,9 +32,28 @@ _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 class ConfigError(RequestError):
-    """Raised when the configuration file cannot be used."""
+    """Raised when the configuration file cannot be used.
+
+    Args:
+        problems: each with the path of its key.
+        path: of the file, where that was found.
+        warnings: what was noticed beside.
+    """
 
     code = "config"
+
+    def __init__(
+        self,
+        problems: str | Iterable[str],
+        *,
+        path: Path | None = None,
+        warnings: Iterable[str] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(problems, hint=hint)
+        if path is not None:
+            self.message = f"{path}: {self.message}"
+        self.warnings = tuple(warnings)
 
 
 def find(explicit: str | None, environ: Mapping[str, str]) -> Path | None:
@@ -103,16 +122,15 @@ def load(path: Path) -> Settings:
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise ConfigError(f"{error.strerror}", path=path) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    document, problems, warnings = schema.read(content)
-    if document is None:
-        raise ConfigError([f"{path}: {problem}" for problem in problems])
+        raise ConfigError(f"{error}", path=path) from error
+    document, problems, unknown = schema.read(content)
+    warnings = tuple(f"{path}: {warning}" for warning in unknown)
     reading = _Reading(path, document)
-    settings = reading.settings(tuple(f"{path}: {warning}" for warning in warnings))
-    if reading.problems:
-        raise ConfigError([f"{path}: {problem}" for problem in reading.problems])
+    settings = reading.settings(warnings)
+    if problems or reading.problems:
+        raise ConfigError([*problems, *reading.problems], path=path, warnings=warnings)
     return settings
 
 

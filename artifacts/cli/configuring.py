@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,15 +84,21 @@ def check(session: Session, name: str | None, environ: Mapping[str, str]) -> Non
         settings = configuration.load(path)
     except ConfigError as error:
         if session.as_json:
-            _print({**facts, "valid": False, "problems": list(error.problems)})
+            _print({**facts, "valid": False, "problems": list(error.problems), "warnings": list(error.warnings)})
+        else:
+            _warn(session, error.warnings)
         raise
     warnings = [*settings.warnings, *_missing_tokens(settings)]
     if session.as_json:
         _print({**facts, "warnings": warnings})
         return
+    _warn(session, warnings)
+    print_rows(("file", "state"), [(str(path), "valid")])
+
+
+def _warn(session: Session, warnings: Iterable[str]) -> None:
     for warning in warnings:
         session.warn(warning)
-    print_rows(("file", "state"), [(str(path), "valid")])
 
 
 def _missing_tokens(settings: Settings) -> Iterator[str]:

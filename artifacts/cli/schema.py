@@ -19,7 +19,7 @@ from creds.endpoint import check_pattern
 from creds.errors import LocationError
 from creds.models import Secret
 
-VERSION = 1
+VERSION: Literal[1] = 1
 
 
 class _Table(BaseModel):
@@ -179,25 +179,34 @@ NAMED = {"endpoint": "minio.ml.svc:9000", "issuer": "https://gitlab.corp"}
 """The tables that are one for each name, and an example of a name."""
 
 
-def read(document: Mapping[str, Any]) -> tuple[Document | None, list[str], list[str]]:
+def read(content: Mapping[str, Any]) -> tuple[Document, list[str], list[str]]:
     """A file's content as the schema has it.
 
     Returns:
-        The document, or None where there are problems; the problems and the warnings, each with the path of its key.
+        The document, without what is wrong in it; the problems and the warnings, each with the path of its key.
     """
-    warnings = list(_unknown(document))
-    problems = []
-    if document.get("version") != VERSION or isinstance(document.get("version"), bool):
-        problems.append(f"version: expected {VERSION}, got {_shown(document.get('version'))}")
+    version = content.get("version")
+    if version != VERSION or isinstance(version, bool):
+        # The keys of another version mean what they mean there.
+        return Document(version=VERSION), [f"version: expected {VERSION}, got {_shown(version)}"], []
+    warnings = list(_unknown(content))
     try:
-        return (None if problems else Document.model_validate(document)), problems, warnings
+        return Document.model_validate(content), [], warnings
     except ValidationError as error:
-        problems += [
-            f"{dotted(entry['loc'])}: {_said(entry['msg'])}"
-            for entry in error.errors(include_url=False, include_context=False, include_input=False)
-            if entry["loc"] != ("version",)
-        ]
-        return None, problems, warnings
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+    # What is sound is looked at further, so that one reading tells every problem.
+    wrong = {part["loc"] for part in found}
+    sound: dict[str, Any] = {"version": VERSION}
+    for table in TABLES:
+        for name, entry in _entries(table, content.get(table)):
+            path = (table, name) if name else (table,)
+            kept = {
+                key: value
+                for key, value in entry.items()
+                if not any(at[: len(path) + 1] == (*path, key) for at in wrong)
+            }
+            sound.setdefault(table, {}).update({name: kept} if name else kept)
+    return Document.model_validate(sound), [f"{dotted(part['loc'])}: {_said(part['msg'])}" for part in found], warnings
 
 
 def dotted(path: tuple[str | int, ...]) -> str:
