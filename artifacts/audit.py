@@ -35,8 +35,10 @@ class AuditFile:
         self._run = {"run": run or run_id(), "op": op}
         self._lock = threading.Lock()
         self._written: set[int] = set()
+        # A pipe that nobody reads is an error, and not waited for.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
+            self._file = os.open(path, flags, 0o600)
         except OSError as error:
             raise DiskError.of("open the audit file", self._path, error) from error
 

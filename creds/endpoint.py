@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 AWS = "aws"
 """Stands for AWS' own S3, over TLS, where an endpoint is named."""
 
+_NO_TLS, _NO_SSH = Tls(), Ssh()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lent:
@@ -127,6 +129,8 @@ class Endpoint:
     def applied(self, options: StoreOptions) -> StoreOptions:
         """``options`` as they hold at this endpoint: authorities and host keys add up, else the caller's come first."""
         tls, own, ssh = options.tls, self.certificates, self.ssh
+        if own == _NO_TLS and ssh == _NO_SSH:
+            return options
         authorities = [pem for pem in (tls.ca_pem, own.ca_pem) if pem is not None]
         shown = own if tls.client_cert is None else tls
         given = options.ssh

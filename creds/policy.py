@@ -91,6 +91,17 @@ class Verdict:
     root: str | None = None
     key: str = ""
 
+    def checked(self) -> Self:
+        """This verdict, if it allows the location.
+
+        Raises:
+            PolicyError: it does not.
+        """
+        if not self.allowed:
+            where = str(self.location)
+            raise PolicyError(f"{where}: {self.reason}", rule=self.rule, location=where, hint=self.hint)
+        return self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
@@ -229,7 +240,7 @@ class Policy:
 
     def concerning(self, subject: str) -> Self:
         """This policy, whose decisions are told as about ``subject``."""
-        return replace(self, subject=subject)
+        return self if self.on_decision is None else replace(self, subject=subject)
 
     def tell(self, decision: Decision) -> None:
         """Hand one decision to ``on_decision``, if there is one."""
@@ -255,12 +266,7 @@ class Policy:
         Raises:
             PolicyError: refused; ``rule`` says by which rule, the hint names the flag.
         """
-        verdict = self.decide(location)
-        if not verdict.allowed:
-            raise PolicyError(
-                f"{location}: {verdict.reason}", rule=verdict.rule, location=str(location), hint=verdict.hint
-            )
-        return verdict
+        return self.decide(location).checked()
 
     def decide(self, location: Location) -> Verdict:
         """May ``location`` be reached, and at which URL? No I/O."""

@@ -139,8 +139,7 @@ def resolve(
     policy = policy or Policy.for_requests()
     verdict = policy.decide(location)
     try:
-        policy.check(location)
-        terms = verdict.terms
+        terms = verdict.checked().terms
         resolved = _identified(
             Resolved(
                 location=location,
@@ -156,23 +155,29 @@ def resolve(
         error.location = error.location or str(location)
         if isinstance(error, PolicyError):
             reason = verdict.reason if error.rule == verdict.rule else str(error)
-            policy.tell(_decision(verdict, allowed=False, rule=error.rule, reason=reason))
+            _record(policy, verdict, allowed=False, rule=error.rule, reason=reason)
         else:
-            policy.tell(_decision(verdict))
+            _record(policy, verdict)
         raise
-    policy.tell(_decision(resolved.verdict, identity=resolved.identity))
+    _record(policy, resolved.verdict, identity=resolved.identity)
     return resolved
 
 
-def _decision(verdict: Verdict, *, identity: Identity | None = None, step: str = "open", **other: Any) -> Decision:
-    """A verdict for the record, with what is ``other``."""
+def _record(
+    policy: Policy, verdict: Verdict, *, identity: Identity | None = None, step: str = "open", **other: Any
+) -> None:
+    """Tell the policy's record of a verdict, with what is ``other``."""
+    if policy.on_decision is None:
+        return
     facts: dict[str, Any] = {"allowed": verdict.allowed, "rule": verdict.rule, "reason": verdict.reason}
-    return Decision(
-        step=step,
-        location=str(verdict.location),
-        endpoint_url=verdict.endpoint_url,
-        credential=None if identity is None else identity.to_dict(),
-        **(facts | other),
+    policy.tell(
+        Decision(
+            step=step,
+            location=str(verdict.location),
+            endpoint_url=verdict.endpoint_url,
+            credential=None if identity is None else identity.to_dict(),
+            **(facts | other),
+        )
     )
 
 
@@ -505,8 +510,9 @@ def _open_web(resolved: Resolved) -> Store:
         server, _, path = rest.partition("/")
         target = Location.parse(f"{scheme}://{server}/{path or 'redirected'}")
         assert target is not None
-        policy.tell(_decision(policy.decide(target), step="redirect"))
-        policy.check(target)
+        verdict = policy.decide(target)
+        _record(policy, verdict, step="redirect")
+        verdict.checked()
 
     return HttpStore(
         _server(resolved),

@@ -10,6 +10,7 @@ import threading
 import tomllib
 from pathlib import Path
 
+import ftpservers
 import pytest
 import servers
 from commands import Bench, credentials, fill, run, tar
@@ -504,6 +505,28 @@ def test_an_endpoints_own_credentials_file(bench):
     assert done.receipts["a"]["credential"]["kind"] == "aws"
     own = bench.request({"a": bench.artifact("ws.tar", credentials=credentials(servers.READER))})
     assert run("check", own, "--config", config).code == 5
+
+
+def test_an_sftp_server_of_the_file(tmp_path):
+    """Its host key and login are in its entry; a request then needs neither, and another host key is refused."""
+    with ftpservers.asyncssh_sftp() as server:
+        host = f"127.0.0.1:{server.port}"
+        (server.root / "data.tar").write_bytes(tar({"x": b"1"}))
+        login = {"plain": {"user": ftpservers.USER, "password": ftpservers.PASSWORD}}
+        fill(tmp_path, {"login.json": json.dumps(login)})
+        artifacts = {"data": {"qualified": f"sftp://{host}/data.tar", "unpack": True}}
+        request = fill(tmp_path, {"r.json": json.dumps({"experiment": {"artifacts": artifacts}})}) / "r.json"
+        config = tmp_path / "a.toml"
+        entry = f'version = 1\n[endpoint."{host}"]\nurl = "sftp://{host}"\ncredentials = "login.json"\nhost_keys = '
+        config.write_text(f'{entry}["{server.fingerprint}"]\n')
+        done = run("stage", request, "--into", tmp_path / "job", "--config", config, "--json")
+        assert done.code == 0, done.err
+        assert (tmp_path / "job" / "data" / "x").read_bytes() == b"1"
+        assert done.receipts["data"]["credential"]["source"] == "endpoint"
+        config.write_text(f'{entry}["SHA256:{"A" * 43}"]\n')
+        refused = run("check", request, "--config", config)
+        assert refused.code == 2
+        assert server.fingerprint in refused.err
 
 
 def test_a_proxy_of_the_file(bench):

@@ -76,15 +76,18 @@ def test_a_token_becomes_keys(tmp_path, issuer, federated, whose):
 
 
 def test_the_operators_token_goes_nowhere_unnamed(tmp_path, issuer, federated):
-    """Without the issuer table the token is not sent: refused by policy."""
+    """With neither --lend-to nor the issuer table the token is not sent: refused by policy, and the hint helps."""
     (tmp_path / "token").write_text(issuer.mint())
-    done = run(
-        "stage",
-        request(tmp_path, federated, None),
-        *("--into", tmp_path / "job", "--endpoint", federated.endpoint_url, "--token-file", tmp_path / "token"),
+    host = federated.endpoint_url.removeprefix("http://")
+    stage = (
+        *("stage", request(tmp_path, federated, None), "--into", tmp_path / "job"),
+        *("--endpoint", federated.endpoint_url, "--token-file", tmp_path / "token", "--role-arn", servers.ROLE_RW),
     )
+    done = run(*stage)
     assert done.code == 3
-    assert "issuer table" in done.err
+    assert f"add --lend-to {host}, or name the issuer, and the endpoint, in the issuer table" in done.err
+    lent = run(*stage, "--lend-to", host)
+    assert lent.code == 0, lent.err
 
 
 def test_get_with_a_token(tmp_path, issuer, federated):

@@ -255,7 +255,7 @@ class _Effective:
     def _endpoints(self) -> Iterator[Setting]:
         tables = self._file.get("endpoint", {})
         from_file = {endpoint.host: endpoint for endpoint in self._settings.endpoints}
-        names = dict(zip(from_file, tables, strict=False))
+        names = dict(zip(from_file, tables, strict=True))
         given = [(url, "command line") for url in self._options.get("named") or ()]
         given += [
             (url, "environment") for url in self._environ.get("ARTIFACTS_ENDPOINTS", "").replace(",", " ").split()
