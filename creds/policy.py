@@ -226,6 +226,8 @@ class Policy:
         default = None
         if endpoint_url is not None:
             default = Endpoint.parse(endpoint_url)
+            if default.pattern:
+                raise LocationError(f"{endpoint_url} is no single server", hint="write it as https://host:port")
             default = next((endpoint for endpoint in named if endpoint.url == default.url), default)
             named.append(default)
         return cls(

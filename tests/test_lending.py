@@ -248,6 +248,9 @@ def test_patterns_of_endpoints():
     assert policy.check(Location.parse("s3+http://a.internal/b/k")).rule == "endpoint.*.internal:80"
     assert policy.decide(Location.parse("s3+http://metadata.google.internal/b/k")).rule == "metadata-address"
     assert not policy.decide(Location.parse("s3://corp:9000/b/k")).allowed
+    for several in ("aws", "https://*.corp"):
+        with pytest.raises(LocationError, match="is no single server"):
+            Policy.for_caller(several)
     for wrong in ("https://*", "https://*.", "https://a.*.corp", "https://*corp", "https://*.127.0.0.1"):
         with pytest.raises(LocationError):
             Endpoint.parse(wrong)
