@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from creds.policy import Verdict as Verdict
     from creds.resolve import Resolved as Resolved
     from creds.resolve import open_store as open_store
+    from creds.store import S3 as S3
     from creds.store import Cancel as Cancel
     from creds.store import ObjectMeta as ObjectMeta
     from creds.store import Reading as Reading
@@ -92,6 +93,7 @@ _HOMES = {
     "Resolved": "creds.resolve",
     "Retries": "creds.store",
     "Retry": "creds.store",
+    "S3": "creds.store",
     "Secret": "creds.models",
     "Ssh": "creds.store",
     "Store": "creds.store",

@@ -278,6 +278,45 @@ class Sts:
             )
 
 
+SSE = ("AES256", "aws:kms", "aws:kms:dsse")
+"""How S3 can be asked to encrypt what is written, as ``x-amz-server-side-encryption`` has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3:
+    """What an S3 server is told beside the object itself, in AWS' own words. All of it is the operator's.
+
+    Attributes:
+        requester_pays: the account that asks pays for it, not the bucket's (``x-amz-request-payer``).
+        sse: how what is written is encrypted there, one of ``SSE``; None leaves it to the bucket.
+        sse_kms_key_id: the KMS key for ``aws:kms`` and ``aws:kms:dsse``; None is the account's own.
+        sse_kms_context: what KMS binds the ciphertext to, and logs.
+        sse_c_key: the customer's own key (SSE-C), 32 bytes, for all that is written and read. It travels with every
+            request, over TLS alone; the server keeps none of it, and without it nothing can be read again.
+
+    Raises:
+        CredentialError: these do not go together, or the key is none.
+    """
+
+    requester_pays: bool = False
+    sse: str | None = None
+    sse_kms_key_id: str | None = None
+    sse_kms_context: Mapping[str, str] = field(default_factory=dict, hash=False)
+    sse_c_key: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.sse is not None and self.sse not in SSE:
+            raise CredentialError(f"sse is {self.sse[:40]!r}", hint=f"one of {', '.join(SSE)}")
+        if (self.sse_kms_key_id or self.sse_kms_context) and self.sse in (None, "AES256"):
+            raise CredentialError("a KMS key or context goes with sse aws:kms or aws:kms:dsse")
+        if self.sse_c_key is None:
+            return
+        if self.sse is not None:
+            raise CredentialError("sse and sse_c_key exclude each other", hint="either the server has a key, or you")
+        if len(self.sse_c_key) != 32:
+            raise CredentialError(f"the customer's key has {len(self.sse_c_key)} bytes", hint="AES256 wants 32")
+
+
 class Sessions:
     """What makes keys, shared by all stores that would make the same: one session for many objects, not one each.
 
@@ -320,6 +359,7 @@ class StoreOptions:
         tls: see :class:`Tls`.
         ssh: see :class:`Ssh`.
         sts: see :class:`Sts`.
+        s3: see :class:`S3`.
         sessions: see :class:`Sessions`; options made of these by :func:`dataclasses.replace` share it.
         proxies: URL by scheme (``http``, ``https``) and ``no`` (comma-separated hosts); None reads ``HTTP_PROXY``,
             ``HTTPS_PROXY`` and ``NO_PROXY`` once, the one documented exception to taking nothing from the environment.
@@ -340,6 +380,7 @@ class StoreOptions:
     tls: Tls = Tls()
     ssh: Ssh = Ssh()
     sts: Sts = Sts()
+    s3: S3 = S3()
     sessions: Sessions = field(default_factory=Sessions, repr=False, compare=False)
     proxies: Mapping[str, str] | None = field(default=None, repr=False)
     part_bytes: int = 8 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import os
 import sys
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from creds.store import SSE
+
 if TYPE_CHECKING:
     from artifacts.cli.session import Session
     from artifacts.objects import Access
     from artifacts.request import Request
     from artifacts.staging import StagingDir
     from creds.policy import Endpoint, Issuer, Policy
-    from creds.store import StoreOptions
+    from creds.store import S3, StoreOptions
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,6 +53,7 @@ def endpoints(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that name what a request may reach, and how."""
     for option in (
         _network,
+        _s3,
         click.option("--config", type=click.Path(dir_okay=False), help="The configuration file (artifacts.toml)."),
         click.option(
             "--endpoint",
@@ -92,6 +96,23 @@ def _network(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="FILE",
             help="Certificates (PEM) to trust beside the system's.",
         ),
+    ):
+        command = option(command)
+    return command
+
+
+def _s3(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that an S3 server is told beside the object; `_s3_of` makes them one value."""
+    for option in (
+        click.option(
+            "--sse-c-key",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="A key of your own that S3 encrypts and decrypts with (SSE-C): 32 bytes, or those in base64.",
+        ),
+        click.option("--sse-kms-key-id", metavar="ID", help="The KMS key for --sse aws:kms."),
+        click.option("--sse", type=click.Choice(SSE), help="How S3 encrypts what is written."),
+        click.option("--requester-pays", is_flag=True, help="Pay for what S3 is asked instead of the bucket's owner."),
     ):
         command = option(command)
     return command
@@ -240,6 +261,7 @@ def _options(
     retry_for: float | None,
     connect_timeout: float | None,
     read_timeout: float | None,
+    **s3: Any,
 ) -> StoreOptions:
     """How stores talk, with the library's defaults where the command line says nothing."""
     from creds.store import Retries, Ssh, StoreOptions, Sts, Tls
@@ -253,6 +275,7 @@ def _options(
         profile=profile,
         tls=Tls(ca_pem=_pem(ca), client_cert=client_cert, client_key=client_key),
         sts=Sts(role_arn=role_arn, token=None if token_file is None else TokenFile(token_file)),
+        s3=_s3_of(**s3),
         ssh=Ssh(known_hosts=known_hosts, fingerprints=host_keys, key=ssh_key),
         retries=Retries(
             attempts=usual.attempts if retries is None else 1 + retries,
@@ -261,6 +284,36 @@ def _options(
         connect_timeout_seconds=connect_timeout or defaults.connect_timeout_seconds,
         read_timeout_seconds=read_timeout or defaults.read_timeout_seconds,
     )
+
+
+def _s3_of(*, requester_pays: bool, sse: str | None, sse_kms_key_id: str | None, sse_c_key: str | None) -> S3:
+    from creds.errors import CredentialError
+    from creds.store import S3
+
+    try:
+        return S3(
+            requester_pays=requester_pays,
+            sse=sse,
+            sse_kms_key_id=sse_kms_key_id,
+            sse_c_key=None if sse_c_key is None else _customers_key(sse_c_key),
+        )
+    except CredentialError as error:
+        raise click.UsageError(f"{error} ({error.hint})" if error.hint else str(error)) from None
+
+
+def _customers_key(name: str) -> bytes:
+    """The bytes of a key file, never shown."""
+    try:
+        with Path(name).open("rb") as file:
+            content = file.read(100)
+    except OSError as error:
+        raise click.UsageError(f"--sse-c-key {name}: {error.strerror}") from error
+    if len(content) == 32:
+        return content
+    try:
+        return base64.b64decode(content.strip(), validate=True)
+    except ValueError:
+        raise click.UsageError(f"--sse-c-key {name} holds neither 32 bytes nor base64") from None
 
 
 def _pem(name: str | None) -> bytes | None:

@@ -23,7 +23,8 @@ from botocore.credentials import CredentialResolver, Credentials, ReadOnlyCreden
 from botocore.loaders import Loader
 from botocore.session import Session
 
-from creds.store import StoreOptions, Tls
+from creds.store import S3, StoreOptions, Tls
+from creds.stores.s3 import headers
 from creds.stores.wire import Wire, current
 
 if TYPE_CHECKING:
@@ -172,12 +173,25 @@ def make_client(
             client_cert=_client_cert(options.tls),
         ),
     )
+    client.meta.events.register("before-sign.s3", functools.partial(_add_headers, options.s3))
     # The one private name used: without it a stopped verb's threads would wait for the server, or the timeouts. With
     # a botocore that lacks it they do.
     with contextlib.suppress(AttributeError):
         pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001 - see above
         pools.update(http=_Pool, https=_trusting(options.tls.ca_pem))
     return client
+
+
+def _add_headers(s3: S3, request: Any, operation_name: str, signature_version: Any, **_: Any) -> None:
+    """Say with a request what the options say of all of them; what the caller said with this one goes before it."""
+    if str(signature_version).endswith("-query"):
+        # A presigned URL: whoever holds it sends no headers of ours.
+        if s3.requester_pays:
+            request.params.setdefault(*headers.PAYER)
+        return
+    for name, value in headers.of_operation(s3, operation_name).items():
+        if name not in request.headers:
+            request.headers[name] = value
 
 
 def _trusting(ca_pem: bytes | None) -> type[_TLSPool]:

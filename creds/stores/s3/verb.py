@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -93,15 +93,23 @@ class Verb:
 
     def head(self) -> ObjectMeta:
         """What the server says of the key, asked in this thread."""
+        return meta.of_response(self.key, self.look())
+
+    def look(self) -> Mapping[str, Any]:
+        """The whole of what the server says of the key, as boto3 gives it, asked in this thread."""
         call = replace(self, op="head").call
 
-        def get(client: Any, **ranged: str) -> ObjectMeta:
-            response = client.get_object(**self.target, **ranged)
+        def get(client: Any, **ranged: str) -> Mapping[str, Any]:
+            response: Mapping[str, Any] = client.get_object(**self.target, **ranged)
             response["Body"].close()
-            return meta.of_response(self.key, response)
+            return response
+
+        def head(client: Any) -> Mapping[str, Any]:
+            response: Mapping[str, Any] = client.head_object(**self.target)
+            return response
 
         try:
-            return call(lambda client: meta.of_response(self.key, client.head_object(**self.target)))
+            return call(head)
         except StoreError as error:
             if error.http_status is None or error.retryable:
                 raise
