@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from creds.errors import Cancelled as Cancelled
     from creds.errors import CredentialError as CredentialError
     from creds.errors import CredsError as CredsError
+    from creds.errors import DeadlineExceeded as DeadlineExceeded
     from creds.errors import LocationError as LocationError
     from creds.errors import MissingCredential as MissingCredential
     from creds.errors import MissingDependency as MissingDependency
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from creds.store import S3 as S3
     from creds.store import Cancel as Cancel
     from creds.store import ObjectMeta as ObjectMeta
+    from creds.store import Rate as Rate
     from creds.store import Reading as Reading
     from creds.store import Retries as Retries
     from creds.store import Retry as Retry
@@ -73,6 +75,7 @@ _HOMES = {
     "CredentialProvider": "creds.keys",
     "Credentials": "creds.models",
     "CredsError": "creds.errors",
+    "DeadlineExceeded": "creds.errors",
     "Endpoint": "creds.policy",
     "Issuer": "creds.policy",
     "JWTCredential": "creds.models",
@@ -88,6 +91,7 @@ _HOMES = {
     "PlainCredential": "creds.models",
     "Policy": "creds.policy",
     "PolicyError": "creds.errors",
+    "Rate": "creds.store",
     "Reading": "creds.store",
     "RefreshError": "creds.errors",
     "Resolved": "creds.resolve",

@@ -4,6 +4,7 @@
 
     ToolkitError
       Cancelled                          the caller (or a sibling's failure) stopped the work
+        DeadlineExceeded (TimeoutError)    the time that the whole work was given is over
       CredsError                         location (masked)
         LocationError (ValueError)         URL unusable, bucket or key missing or contradictory, scheme unknown
         CredentialError (ValueError)
@@ -79,6 +80,12 @@ class Cancelled(ToolkitError):
 
     code = "cancelled"
     retryable = True
+
+
+class DeadlineExceeded(Cancelled, TimeoutError):
+    """Raised when the time that the whole work was given is over; nothing half-made is left."""
+
+    code = "deadline-exceeded"
 
 
 class CredsError(ToolkitError):

@@ -6,8 +6,10 @@ buffers; a buffer is ``bytes`` or a ``memoryview`` of bytes and is not changed a
 
 from __future__ import annotations
 
+import math
 import re
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from creds.errors import Cancelled, CredentialError, ToolkitError
+from creds.errors import Cancelled, CredentialError, DeadlineExceeded, ToolkitError
 
 T = TypeVar("T")
 
@@ -76,18 +78,24 @@ class Cancel:
         self._lock = threading.Lock()
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next = 0
+        self._kind: type[Cancelled] = Cancelled
         self.reason = "cancelled"
 
     @property
     def cancelled(self) -> bool:
         return self._event.is_set()
 
-    def cancel(self, reason: str = "cancelled") -> None:
-        """Stop the work. Callbacks run once, in this thread; a second call does nothing."""
+    def cancel(self, reason: str = "cancelled", kind: type[Cancelled] = Cancelled) -> None:
+        """Stop the work. Callbacks run once, in this thread; a second call does nothing.
+
+        Args:
+            reason: what the errors say.
+            kind: the errors' class.
+        """
         with self._lock:
             if self._event.is_set():
                 return
-            self.reason = reason
+            self.reason, self._kind = reason, kind
             self._event.set()
             callbacks = list(self._callbacks.values())
             self._callbacks.clear()
@@ -97,12 +105,27 @@ class Cancel:
     def check(self) -> None:
         """Raise :class:`~creds.errors.Cancelled` if the work was stopped."""
         if self._event.is_set():
-            raise Cancelled(self.reason)
+            raise self.error()
+
+    def error(self) -> Cancelled:
+        """What is raised of work that was stopped."""
+        return self._kind(self.reason)
 
     def wait(self, seconds: float) -> None:
         """Sleep for ``seconds``, or raise :class:`~creds.errors.Cancelled` as soon as the work is stopped."""
         if self._event.wait(seconds):
-            raise Cancelled(self.reason)
+            raise self.error()
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Stop the work with :class:`~creds.errors.DeadlineExceeded` if the ``with`` block takes longer than this."""
+        timer = threading.Timer(seconds, self.cancel, (f"the deadline of {seconds:g} s is over", DeadlineExceeded))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextmanager
     def calling(self, callback: Callable[[], None]) -> Iterator[None]:
@@ -125,7 +148,7 @@ class Cancel:
     def child(self) -> Iterator[Cancel]:
         """A switch of its own for one part of the work, stopped with this one."""
         child = Cancel()
-        with self.calling(lambda: child.cancel(self.reason)):
+        with self.calling(lambda: child.cancel(self.reason, self._kind)):
             yield child
 
 
@@ -190,6 +213,63 @@ class Share:
         with self._window.lock:
             self._window.used_bytes -= count
             self.held -= count
+
+
+class Rate:
+    """The process's bandwidth: one bucket that all transfers draw from, uploads and downloads alike.
+
+    Takers are served in the order they come, so streams that take pieces of ``piece_bytes`` get equal shares. What was
+    not used for a quarter of a second is lost, so nothing bursts.
+
+    Args:
+        bytes_per_second: over all that take.
+        clock: seconds that only go forward.
+        pause: waits for that many seconds, or raises once the ``Cancel`` is set.
+
+    Attributes:
+        piece_bytes: the largest amount to take at once.
+
+    Raises:
+        ValueError: less than a byte a second.
+    """
+
+    def __init__(
+        self,
+        bytes_per_second: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float, Cancel], None] = lambda seconds, cancel: cancel.wait(seconds),
+    ) -> None:
+        if bytes_per_second < 1:
+            raise ValueError(f"a rate of {bytes_per_second} bytes per second moves nothing")
+        self.bytes_per_second = bytes_per_second
+        self.piece_bytes = max(1, min(1 << 20, bytes_per_second // 16))
+        self._clock = clock
+        self._pause = pause
+        self._lock = threading.Lock()
+        self._free_at = -math.inf
+
+    def __repr__(self) -> str:
+        return f"Rate({self.bytes_per_second})"
+
+    def take(self, count: int, cancel: Cancel | None = None) -> None:
+        """Wait until ``count`` bytes may pass.
+
+        Raises:
+            Cancelled: ``cancel`` was set meanwhile.
+        """
+        with self._lock:
+            now = self._clock()
+            begins = max(self._free_at, now - _SLACK_SECONDS)
+            self._free_at = begins + count / self.bytes_per_second
+        if begins > now:
+            self._pause(begins - now, cancel or Cancel())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rate, (self.bytes_per_second,)  # another process has a bucket of its own
+
+
+_SLACK_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +430,7 @@ class StoreOptions:
         connect_timeout_seconds, read_timeout_seconds: for one connection, and for one silence on it.
         retries: see :class:`Retries`.
         window: the process's budget of bytes in flight; None makes one for this store alone.
+        rate: the process's bandwidth; None is whatever the network gives.
         ambient: use the machine's own AWS chain where the credential is absent.
         profile: use this profile of the machine's AWS configuration where the credential is absent.
         request_env: the request's own environment, whose ``AWS_*`` pair serves where the credential is absent.
@@ -371,6 +452,7 @@ class StoreOptions:
     read_timeout_seconds: float = 60.0
     retries: Retries = Retries()
     window: Window | None = None
+    rate: Rate | None = None
     ambient: bool = False
     profile: str | None = None
     request_env: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -6,6 +6,7 @@ import base64
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,43 @@ if TYPE_CHECKING:
     from creds.store import S3, StoreOptions
 
 
+class _Bytes(click.ParamType[int]):
+    """A size such as 10GiB, as the request documents write it."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from artifacts.errors import RequestError
+        from artifacts.request import parse_size
+
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except RequestError:
+            self.fail("expected a size such as 500MB or 10GiB", param, ctx)
+
+
+class _Duration(click.ParamType[float]):
+    """A time to take: seconds, or a duration as the request documents write it."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from artifacts.cli.running import duration_seconds
+        from artifacts.errors import RequestError
+
+        text = str(value)
+        try:
+            seconds = duration_seconds(f"{text}s" if text[-1:].isdecimal() else text, "duration")
+        except RequestError:
+            seconds = None
+        # The system waits for no more than that at once.
+        if seconds is None or not 0 < seconds <= threading.TIMEOUT_MAX:
+            self.fail("expected seconds, or a duration such as 90s, 10m or 2h", param, ctx)
+        return seconds
+
+
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every command; they become one ``Session``."""
 
@@ -30,10 +68,23 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("-q", "--quiet", is_flag=True, help="Tell only warnings and errors.")
     @click.option("-v", "--verbose", count=True, help="Tell more; -vv tells every event.")
     @click.option("--log-file", type=click.Path(dir_okay=False), help="Append what is told here, with UTC times.")
+    @click.option(
+        "--deadline",
+        type=_Duration(),
+        metavar="DURATION",
+        help="Stop when the whole of it takes longer: seconds, or such as 90s, 10m, 2h.",
+    )
     @click.option("--traceback", "show_traceback", is_flag=True, help="Show where an error came from.")
     @functools.wraps(command)
     def wrapped(
-        *, as_json: bool, quiet: bool, verbose: int, log_file: str | None, show_traceback: bool, **rest: Any
+        *,
+        as_json: bool,
+        quiet: bool,
+        verbose: int,
+        log_file: str | None,
+        deadline: float | None,
+        show_traceback: bool,
+        **rest: Any,
     ) -> None:
         from artifacts.cli.session import Session
 
@@ -43,6 +94,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             verbosity=-1 if quiet else verbose,
             show_traceback=show_traceback,
             log_file=log_file,
+            deadline_seconds=deadline,
         )
         sys.exit(session.perform(lambda: command(session, **rest)))
 
@@ -72,6 +124,12 @@ def _network(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every connection; `_options` makes them one value."""
     seconds = click.FloatRange(min=0, min_open=True)
     for option in (
+        click.option(
+            "--max-rate",
+            type=_Bytes(),
+            metavar="SIZE",
+            help="Bytes per second of everything that is sent and fetched, such as 10MB.",
+        ),
         click.option("--read-timeout", type=seconds, metavar="SECONDS", help="For one silence of a server [60]."),
         click.option("--connect-timeout", type=seconds, metavar="SECONDS", help="For one connection [10]."),
         click.option("--retry-for", type=seconds, metavar="SECONDS", help="No new try begins later than this [120]."),
@@ -128,23 +186,6 @@ def identity(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
-
-
-class _Bytes(click.ParamType[int]):
-    """A size such as 10GiB, as the request documents write it."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from artifacts.errors import RequestError
-        from artifacts.request import parse_size
-
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_size(value)
-        except RequestError:
-            self.fail("expected a size such as 500MB or 10GiB", param, ctx)
 
 
 def operating(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -261,18 +302,22 @@ def _options(
     retry_for: float | None,
     connect_timeout: float | None,
     read_timeout: float | None,
+    max_rate: int | None,
     **s3: Any,
 ) -> StoreOptions:
     """How stores talk, with the library's defaults where the command line says nothing."""
-    from creds.store import Retries, Ssh, StoreOptions, Sts, Tls
+    from creds.store import Rate, Retries, Ssh, StoreOptions, Sts, Tls
     from creds.tokens import TokenFile
 
     if client_key is not None and client_cert is None:
         raise click.UsageError("--client-key goes with --client-cert")
+    if max_rate == 0:
+        raise click.UsageError("--max-rate 0 moves nothing")
     defaults, usual = StoreOptions(), Retries()
     return StoreOptions(
         ambient=ambient,
         profile=profile,
+        rate=None if max_rate is None else Rate(max_rate),
         tls=Tls(ca_pem=_pem(ca), client_cert=client_cert, client_key=client_key),
         sts=Sts(role_arn=role_arn, token=None if token_file is None else TokenFile(token_file)),
         s3=_s3_of(**s3),

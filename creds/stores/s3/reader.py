@@ -41,9 +41,8 @@ def make_reader(
             "expires_at": None,
         }
 
-    encryption: dict[str, Any] = {
-        "server_side_encryption": "AES256"
-    }  # says nothing on a GET, all that is sent from here
+    # Says nothing on a GET, which is all that is sent from here.
+    encryption: dict[str, Any] = {"server_side_encryption": "AES256"}
     if options.s3.sse_c_key is not None:
         encryption = {
             "server_side_encryption": "sse-c",
