@@ -7,7 +7,6 @@ which are renewed while they are in use need no further word.
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 import math
 import os
@@ -89,6 +88,15 @@ def renewed(provider: CredentialProvider, refused: AwsKeys) -> bool:
     return not provider().signs_like(refused)
 
 
+def at_hand(provider: CredentialProvider) -> AwsKeys | None:
+    """The keys that ``provider`` has without any wait; None where it may have to make them.
+
+    A provider tells by a method ``at_hand``, if it has one: :class:`TokenCache` and :func:`static` do.
+    """
+    tell = getattr(provider, "at_hand", None)
+    return None if tell is None else tell()
+
+
 class Lasting(Protocol):
     """What may end. It is not changed after it was made."""
 
@@ -164,6 +172,11 @@ class TokenCache(Generic[L]):
             finally:
                 lock.release()
         return held.value if self._held is None else self._held.value
+
+    def at_hand(self) -> L | None:
+        """The value of this moment, if there is one that need not be made again yet."""
+        held = self._held
+        return held.value if held is not None and self._clock() < held.early_at else None
 
     def refused(self, value: L) -> None:
         """Make a new value at the next call, if ``value`` is the one of this moment: its receiver refused it."""
@@ -344,11 +357,17 @@ class ChainKeys:
 
 def static(keys: AwsKeys) -> CredentialProvider:
     """A provider of keys that do not change."""
-    return functools.partial(_same, keys)
+    return _Static(keys)
 
 
-def _same(keys: AwsKeys) -> AwsKeys:
-    return keys
+@dataclass(frozen=True, slots=True)
+class _Static:
+    keys: AwsKeys
+
+    def __call__(self) -> AwsKeys:
+        return self.keys
+
+    at_hand = __call__
 
 
 def masked_id(text: str) -> str:

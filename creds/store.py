@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from creds.errors import Cancelled, CredentialError, DeadlineExceeded, ToolkitError
+
+if TYPE_CHECKING:
+    import ssl
 
 T = TypeVar("T")
 
@@ -301,6 +304,31 @@ class Tls:
     ca_pem: bytes | None = None
     client_cert: str | None = None
     client_key: str | None = None
+
+    def show(self, context: ssl.SSLContext) -> None:
+        """Let ``context`` show the client's certificate, if there is one. Nobody is asked for a passphrase.
+
+        Raises:
+            CredentialError: it cannot be read, its key does not fit, or is encrypted.
+        """
+        if self.client_cert is None:
+            return
+        name = self.client_cert if self.client_key is None else f"{self.client_cert}, {self.client_key}"
+        locked = False
+
+        def passphrase() -> str:
+            nonlocal locked
+            locked = True
+            return ""
+
+        try:
+            context.load_cert_chain(self.client_cert, self.client_key, passphrase)
+        except (OSError, ValueError) as error:
+            raise CredentialError(
+                f"the client certificate ({name}) cannot be used"
+                + (": its key is encrypted, and nobody is asked for the passphrase" if locked else ""),
+                hint="both must be unencrypted PEM files that belong together",
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,7 @@ def ask(
 
     Raises:
         RefreshError: no answer, or none of use; retryable unless the server's certificate is not trusted.
+        CredentialError: the client's certificate cannot be used.
     """
     from creds import retry  # asyncio, which it loads, is slow to load
 
@@ -72,7 +73,8 @@ def context(tls: Tls) -> ssl.SSLContext:
     """How certificates are checked: the system's authorities and ``tls.ca_pem``; shows ``tls.client_cert``.
 
     Raises:
-        RefreshError: a certificate cannot be read.
+        RefreshError: the authority's certificate cannot be read.
+        CredentialError: the client's cannot be used.
     """
     import ssl
 
@@ -80,10 +82,9 @@ def context(tls: Tls) -> ssl.SSLContext:
         made = ssl.create_default_context()
         if tls.ca_pem is not None:
             made.load_verify_locations(cadata=tls.ca_pem.decode("ascii"))
-        if tls.client_cert is not None:
-            made.load_cert_chain(tls.client_cert, tls.client_key)
     except (OSError, ValueError) as error:
         raise RefreshError(f"a certificate cannot be read: {error}", hint="it is written as PEM") from error
+    tls.show(made)
     return made
 
 

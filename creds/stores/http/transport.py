@@ -19,7 +19,7 @@ from creds.store import Buffer, Cancel, OnRetry, Retries, StoreOptions
 from creds.stores.http.connections import Addresses, Connections, asking, forget
 from creds.stores.http.errors import bare, failed, of_failure, of_status
 from creds.stores.http.url import Url
-from creds.stores.wire import Wire
+from creds.stores.wire import stoppable
 
 T = TypeVar("T")
 
@@ -115,7 +115,11 @@ class Transport:
         """Do idempotent ``work`` with retries, and stop waiting for it when ``cancel`` is set."""
         login = self.login()
         schedule = retry.Schedule(op, retries or self.options.retries, on_retry=on_retry)
-        return retry.run(lambda: stoppable(lambda: work(login), cancel), schedule, cancel=cancel, refresh=login.renewed)
+
+        def renewed(error: ToolkitError) -> bool:
+            return isinstance(error, Unauthenticated) and stoppable(lambda: login.renewed(error), cancel)
+
+        return retry.run(lambda: stoppable(lambda: work(login), cancel), schedule, cancel=cancel, refresh=renewed)
 
     def ask(
         self,
@@ -201,20 +205,6 @@ class Transport:
             sent.clear()
         failure.__traceback__ = None
         raise failure from (None if failure is cause else cause)
-
-
-def stoppable(work: Callable[[], T], cancel: Cancel | None) -> T:
-    """Do ``work`` so that ``cancel`` ends it at once, even inside a call that cannot be interrupted."""
-    if cancel is None:
-        return work()
-    cancel.check()
-    wire = Wire()
-    with cancel.calling(wire.stop):
-        try:
-            return wire.do(work, cancel)
-        except BaseException:
-            wire.stop()
-            raise
 
 
 def finish(answer: BaseHTTPResponse) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,13 @@ def make_client(
     checksums: bool,
     proxies: Mapping[str, str],
 ) -> Any:
-    """A boto3 client that takes nothing from the environment and asks ``provider`` for keys at every signature."""
+    """A boto3 client that takes nothing from the environment and asks ``provider`` for keys at every signature.
+
+    Raises:
+        CredentialError: the client's certificate cannot be used.
+    """
+    # botocore would find out at the first request, and ask on the terminal for an encrypted key's passphrase.
+    options.tls.show(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     core = Session(
         # Every setting loses its environment variable and its name in ~/.aws/config, and keeps its default.
         session_vars={

@@ -13,7 +13,7 @@ from creds.store import Cancel, ObjectMeta, OnRetry, Retries
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Bucket
 from creds.stores.s3.errors import error_of, failed, from_boto
-from creds.stores.wire import Wire
+from creds.stores.wire import stoppable
 
 E = TypeVar("E", bound=StoreError)
 T = TypeVar("T")
@@ -72,20 +72,15 @@ class Verb:
             with self.speaking():
                 return work(client)
 
-        return retry.run(attempt, self.schedule(retries), cancel=self.cancel, refresh=self.bucket.refresher())
+        return retry.run(attempt, self.schedule(retries), cancel=self.cancel, refresh=self.refresher())
 
     def stoppable(self, work: Callable[[], T]) -> T:
         """Do ``work`` so that ``cancel`` ends it at once, even inside a call that cannot be interrupted."""
-        if self.cancel is None:
-            return work()
-        self.cancel.check()
-        wire = Wire()
-        with self.cancel.calling(wire.stop):
-            try:
-                return wire.do(work, self.cancel)
-            except BaseException:
-                wire.stop()
-                raise
+        return stoppable(work, self.cancel)
+
+    def refresher(self) -> retry.Refresh | None:
+        """Answers, about keys that were refused, whether there are others now; ``cancel`` ends the wait for them."""
+        return self.bucket.refresher(self.cancel)
 
     def schedule(self, retries: Retries | None = None) -> retry.Schedule:
         """When, and whether, this verb tries again."""
