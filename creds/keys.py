@@ -342,7 +342,17 @@ class ChainKeys:
         return self._session
 
     def _explained(self, error: Exception) -> CredentialError | RefreshError:
-        from botocore.exceptions import ConfigParseError, PartialCredentialsError, ProfileNotFound
+        from botocore.exceptions import (
+            ClientError,
+            ConfigParseError,
+            ConnectionError,  # noqa: A004 - botocore's own name
+            HTTPClientError,
+            InvalidConfigError,
+            PartialCredentialsError,
+            ProfileNotFound,
+            SSOError,
+            TokenRetrievalError,
+        )
 
         if isinstance(error, ProfileNotFound):
             return MissingCredential(f"the AWS setup has no profile {self.profile!r}", hint="see 'aws configure list'")
@@ -350,9 +360,24 @@ class ChainKeys:
             return MissingCredential(f"the AWS setup ({self.source}) has half a pair of keys: {error}")
         if isinstance(error, ConfigParseError):
             return CredentialError(f"the AWS setup cannot be read: {error}")
+        if isinstance(error, InvalidConfigError):
+            return CredentialError(f"the AWS setup ({self.source}) cannot be used: {error}")
+        gave_none = f"the AWS setup ({self.source}) gave no keys"
+        if isinstance(error, SSOError | TokenRetrievalError):
+            return RefreshError(
+                f"{gave_none}: its SSO session has ended, or was never begun", hint=f"run '{self._signing_in()}'"
+            )
+        hint = "check the setup with 'aws sts get-caller-identity'"
+        if isinstance(error, ClientError) and error.operation_name == "GetRoleCredentials":
+            hint = "check sso_account_id and sso_role_name, and who is given the role"
         return RefreshError(
-            f"the AWS setup ({self.source}) gave no keys: {error}", hint="sign in again, for example 'aws sso login'"
+            f"{gave_none}: {error}", hint=hint, retryable=isinstance(error, ConnectionError | HTTPClientError)
         )
+
+    def _signing_in(self) -> str:
+        """The command that begins an SSO session for this setup."""
+        profile = self.profile or self._open().get_config_variable("profile")
+        return "aws sso login" + (f" --profile {profile}" if profile and _PROFILE.fullmatch(profile) else "")
 
 
 def static(keys: AwsKeys) -> CredentialProvider:
