@@ -91,7 +91,7 @@ def renewed(provider: CredentialProvider, refused: AwsKeys) -> bool:
 def at_hand(provider: CredentialProvider) -> AwsKeys | None:
     """The keys that ``provider`` has without any wait; None where it may have to make them.
 
-    A provider tells by a method ``at_hand``, if it has one: :class:`TokenCache` and :func:`static` do.
+    A provider tells by a method ``at_hand``, if it has one: those of this module do.
     """
     tell = getattr(provider, "at_hand", None)
     return None if tell is None else tell()
@@ -316,6 +316,11 @@ class ChainKeys:
             source=self.source,
         )
         return self._given
+
+    def at_hand(self) -> AwsKeys | None:
+        """The keys that it gave last, if they do not end: until they are refused there is nothing to renew."""
+        given = self._given
+        return given if given is not None and given.expires_at is None else None
 
     def refused(self, keys: AwsKeys) -> None:
         """Read the setup anew at the next call, if ``keys`` are what it gave last: its files may have changed."""
