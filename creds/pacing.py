@@ -39,6 +39,12 @@ class PacedStore:
     def __repr__(self) -> str:
         return f"<{self._store!r} at {self._rate!r}>"
 
+    def __getattr__(self, name: str) -> Any:
+        """What some stores have beside the verbs, such as S3's unfinished uploads: it moves no content."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._store, name)
+
     @property
     def client(self) -> Any:
         """The live client; what it moves by itself is not counted."""

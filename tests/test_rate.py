@@ -98,6 +98,14 @@ def test_no_verb_is_missing():
     assert {name for name in vars(PacedStore) if not name.startswith("_")} == verbs
 
 
+def test_what_some_stores_have_beside_the_verbs():
+    """It is reached through a paced one too; what there is not, is not."""
+    store = PacedStore(MemoryStore({"k": b"x"}), Rate(1))
+    assert store.objects == {"k": b"x"}
+    assert not hasattr(store, "unfinished")
+    assert not hasattr(store, "_objects")
+
+
 @pytest.mark.parametrize("scheme", STORES)
 def test_no_scheme_goes_around_it(scheme, tmp_path):
     """Whatever is opened with a rate is behind it."""

@@ -141,6 +141,23 @@ def test_nothing_is_said_unasked(make: Make, front: tuple[Front, Authority]):
     assert not {name for name in said if name.startswith(HEADER) or name == "x-amz-request-payer"}
 
 
+def test_the_environment_says_nothing(make: Make, front: tuple[Front, Authority], monkeypatch: pytest.MonkeyPatch):
+    """With AWS_* variables of another encryption and payer, what the options say is said, and nothing else."""
+    for name, value in {
+        "SERVER_SIDE_ENCRYPTION": "aws:kms",
+        "SSE_KMS_KEY_ID": "hostile",
+        "SSE_CUSTOMER_KEY_BASE64": base64.b64encode(bytes(32)).decode(),
+        "SSE_BUCKET_KEY_ENABLED": "true",
+        "REQUEST_PAYER": "requester",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    for s3 in (S3(sse_c_key=CUSTOMERS), S3(), S3(sse="AES256")):
+        store = make(s3)
+        store.write("k", [b"content"])
+        assert content(store, "k") == b"content"
+    assert "x-amz-request-payer" not in {name for _, headers in front[0].requests() for name in headers}
+
+
 def test_what_the_client_says_itself_goes_first(make: Make, front: tuple[Front, Authority], bucket: str):
     """The live client adds the options to its calls, and leaves what its user chose."""
     client = make(S3(sse="aws:kms", sse_kms_key_id=KMS_KEY)).client
