@@ -39,7 +39,9 @@ before they come here.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class ToolkitError(Exception):
@@ -66,6 +68,12 @@ class ToolkitError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, dict(self.__dict__))
+
+
+def bare(error: E) -> E:
+    """``error`` without the frames it came through and what it was made of: their locals hold what was sent."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _rebuild(cls: type[ToolkitError], message: str, state: dict[str, Any]) -> ToolkitError:

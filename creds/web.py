@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from creds.errors import RefreshError
+from creds.errors import RefreshError, bare
 from creds.location import split_url
 from creds.models import Secret
 from creds.store import Retry, StoreOptions, Tls
@@ -110,17 +110,17 @@ def _once(
             content = _content(response, options.retries.for_seconds)
     except SSLError as error:
         if "CERTIFICATE_VERIFY_FAILED" not in str(error):
-            raise _unreached(what) from _bare(error)
+            raise _unreached(what) from bare(error)
         raise RefreshError(
             f"{what}: the server's certificate is not trusted",
             hint="check the endpoint's name and the certificate authority",
-        ) from _bare(error)
+        ) from bare(error)
     except NewConnectionError as error:  # before its parent, the time-out
-        raise _unreached(what) from _bare(error)
+        raise _unreached(what) from bare(error)
     except Silence as error:
-        raise RefreshError(f"{what}: no answer in time", retryable=True) from _bare(error)
+        raise RefreshError(f"{what}: no answer in time", retryable=True) from bare(error)
     except (HTTPError, OSError) as error:
-        raise _unreached(what) from _bare(error)
+        raise _unreached(what) from bare(error)
     if response.status >= 500 or response.status == 429:
         raise RefreshError(f"{what}: answered {response.status}", retryable=True)
     if len(content) > LIMIT_BYTES:
@@ -147,12 +147,6 @@ def _content(response: urllib3.BaseHTTPResponse, seconds: float) -> bytes:
 def _unreached(what: str) -> RefreshError:
     hint = "check that the endpoint is up and reachable"
     return RefreshError(f"{what}: cannot be reached", hint=hint, retryable=True)
-
-
-def _bare(error: Exception) -> Exception:
-    """``error`` without the frames it came through: their locals hold what was sent."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
 
 
 def _pool(url: str, options: StoreOptions) -> urllib3.PoolManager:

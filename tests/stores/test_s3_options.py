@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import random
 import re
 import uuid
@@ -15,11 +16,23 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import servers
+from rich.console import Console
+from rich.traceback import Traceback
 from s3stores import s3_store
 from tlsfront import Authority, Front, tls_front
 
-from creds.errors import AccessDenied, BucketNotFound, CredentialError, NotSupported, ObjectChanged, StoreError
-from creds.store import S3, Retry, StoreOptions, Tls
+from creds.errors import (
+    AccessDenied,
+    BucketNotFound,
+    CredentialError,
+    NotSupported,
+    ObjectChanged,
+    StoreError,
+    StoreUnavailable,
+    Unauthenticated,
+)
+from creds.keys import AwsKeys
+from creds.store import S3, Retries, Retry, StoreOptions, Tls
 from creds.stores.s3 import S3Store
 from creds.testing import Fault, FaultProxy
 
@@ -190,6 +203,48 @@ def test_a_customers_key_does_not_print():
     shown = f"{S3(sse_c_key=CUSTOMERS)!r} {StoreOptions(s3=S3(sse_c_key=CUSTOMERS))!r}"
     assert "sse_c_key" not in shown
     assert repr(CUSTOMERS)[2:-1] not in shown
+
+
+@pytest.mark.parametrize("verb", ["open", "odd", "head", "write", "delete", "list"])
+@pytest.mark.parametrize("answering", [True, False])
+def test_tracebacks_with_locals_show_no_secret(
+    seaweed: servers.S3Server, bucket: str, tmp_path, verb: str, answering: bool
+):
+    """Neither a customer's key nor a session token stands in any frame of an error, answered or not."""
+    keys = AwsKeys(access_key="AKIAEXAMPLEEXAMPLE00", secret_key="planted-secret", token="planted-token")
+    authority = Authority(tmp_path)
+    with tls_front(seaweed.address if answering else ("127.0.0.1", 9), authority) as front:
+        store = s3_store(
+            seaweed,
+            bucket,
+            endpoint_url=f"https://localhost:{front.port}",
+            provider=lambda: keys,
+            tls=Tls(ca_pem=authority.pem),
+            s3=S3(sse_c_key=CUSTOMERS),
+            retries=Retries(attempts=1),
+        )
+        work = {
+            "open": lambda: store.open("k"),
+            "odd": lambda: store.open("odd//key"),
+            "head": lambda: store.head("k"),
+            "write": lambda: store.write("k", [b"x"]),
+            "delete": lambda: store.delete("k"),
+            "list": lambda: next(store.list()),
+        }
+        with pytest.raises(Unauthenticated if answering else StoreUnavailable) as raised:
+            work[verb]()
+        store.close()
+    out = Console(file=io.StringIO(), width=500)
+    # Below this test, whose locals hold them; the provider is the caller's own.
+    trace = raised.tb.tb_next.tb_next
+    told = Traceback.from_exception(
+        type(raised.value), raised.value, trace, show_locals=True, locals_max_string=None, locals_max_length=None
+    )
+    out.print(told)
+    shown = out.file.getvalue()
+    assert "creds/stores/s3" in shown
+    for secret in ("planted-secret", "planted-token", base64.b64encode(CUSTOMERS).decode(), repr(CUSTOMERS)[2:-1]):
+        assert secret not in shown
 
 
 @pytest.mark.parametrize(

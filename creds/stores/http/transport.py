@@ -14,10 +14,10 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from creds import retry
-from creds.errors import CredentialError, PolicyError, StoreError, ToolkitError, Unauthenticated
+from creds.errors import CredentialError, PolicyError, StoreError, ToolkitError, Unauthenticated, bare
 from creds.store import Buffer, Cancel, OnRetry, Retries, StoreOptions
 from creds.stores.http.connections import Addresses, Connections, asking, forget
-from creds.stores.http.errors import bare, failed, of_failure, of_status
+from creds.stores.http.errors import failed, of_failure, of_status
 from creds.stores.http.url import Url
 from creds.stores.wire import stoppable
 
@@ -200,7 +200,8 @@ class Transport:
                     decode_content=False,
                 )
         except (HTTPError, OSError, http.client.HTTPException) as error:
-            failure, cause = of_failure(error, op, where), bare(error)
+            failure = of_failure(error, op, where)
+            cause: BaseException = bare(error)
         finally:
             sent.clear()
         failure.__traceback__ = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from creds import retry
-from creds.errors import StoreError, ToolkitError
+from creds.errors import StoreError, ToolkitError, bare
 from creds.store import Cancel, ObjectMeta, OnRetry, Retries
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Bucket
@@ -59,10 +59,11 @@ class Verb:
         except (BotoCoreError, ClientError, HTTPError, OSError) as error:
             if self.cancel is not None:
                 self.cancel.check()
-            raise error_of(from_boto(error), self.op, self.where) from error
+            # Bare: botocore's frames hold requests, and those their headers: tokens, a customer's key.
+            raise error_of(from_boto(error), self.op, self.where) from bare(error)
         except (KeyError, ValueError) as error:
             # botocore reads an answer of any shape: what is missing or unreadable in it is met here.
-            raise self.failed(StoreError, "an answer that is not S3's", hint="check the endpoint") from error
+            raise self.failed(StoreError, "an answer that is not S3's", hint="check the endpoint") from bare(error)
 
     def call(self, work: Callable[[Any], T], retries: Retries | None = None) -> T:
         """Do one idempotent request, which ``work`` makes of the client, in this thread."""
