@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsIndex, TypeVar
 
 from creds.errors import Cancelled, CredentialError, DeadlineExceeded, ToolkitError
 
@@ -423,6 +423,11 @@ class S3:
             raise CredentialError("sse and sse_c_key exclude each other", hint="either the server has a key, or you")
         if len(self.sse_c_key) != 32:
             raise CredentialError(f"the customer's key has {len(self.sse_c_key)} bytes", hint="AES256 wants 32")
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        if self.sse_c_key is not None:
+            raise TypeError("a customer's key is not pickled: give it where the store is opened")
+        return object.__reduce_ex__(self, protocol)
 
 
 class Sessions:

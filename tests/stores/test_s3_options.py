@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import pickle
 import random
 import re
 import uuid
@@ -196,6 +197,42 @@ def test_a_customers_key_never_goes_in_plaintext(seaweed: servers.S3Server, buck
         s3_store(seaweed, bucket, s3=S3(sse_c_key=CUSTOMERS))
     told = f"{caught.value!r} {caught.value.hint}"
     assert base64.b64encode(CUSTOMERS).decode() not in told
+
+
+@pytest.mark.parametrize("key", ["k", "odd//key"])
+def test_a_redirect_to_plaintext_gets_no_key(seaweed: servers.S3Server, bucket: str, tmp_path, key: str):
+    """Neither engine follows a server that leads away from TLS."""
+    authority = Authority(tmp_path)
+    with (
+        FaultProxy(seaweed.address) as trap,
+        FaultProxy(seaweed.address) as proxy,
+        tls_front(("127.0.0.1", proxy.port), authority) as front,
+    ):
+        store = s3_store(
+            seaweed,
+            bucket,
+            endpoint_url=f"https://localhost:{front.port}",
+            tls=Tls(ca_pem=authority.pem),
+            s3=S3(sse_c_key=CUSTOMERS),
+            retries=Retries(attempts=1),
+        )
+        proxy.add(
+            Fault(match="^(GET|HEAD|PUT)", status=307, headers={"Location": f"{trap.url}/{bucket}/{key}"}, times=9)
+        )
+        for work in (lambda: store.open(key), lambda: store.head(key), lambda: store.write(key, [b"x"])):
+            with pytest.raises(StoreError):
+                work()
+        store.close()
+        assert 3 <= len(proxy.requests) <= 9
+        assert trap.requests == []
+
+
+def test_a_customers_key_is_not_pickled():
+    """As no keys are; options without one are."""
+    with pytest.raises(TypeError, match="is not pickled"):
+        pickle.dumps(StoreOptions(s3=S3(sse_c_key=CUSTOMERS)))
+    s3 = S3(sse="aws:kms", sse_kms_context={"a": "b"}, requester_pays=True)
+    assert pickle.loads(pickle.dumps(StoreOptions(s3=s3))).s3 == s3
 
 
 def test_a_customers_key_does_not_print():

@@ -180,6 +180,7 @@ def make_client(
             client_cert=_client_cert(options.tls),
         ),
     )
+    client.meta.events.register("before-call.s3.HeadBucket", _ask_once)
     client.meta.events.register("before-sign.s3", functools.partial(_add_headers, options.s3))
     # The one private name used: without it a stopped verb's threads would wait for the server, or the timeouts. With
     # a botocore that lacks it they do.
@@ -187,6 +188,11 @@ def make_client(
         pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001 - see above
         pools.update(http=_Pool, https=_trusting(options.tls.ca_pem))
     return client
+
+
+def _ask_once(context: dict[str, Any], **_: Any) -> None:
+    """Keep botocore's question for the bucket's region from being redirected itself, which it would ask about again."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _add_headers(s3: S3, request: Any, operation_name: str, signature_version: Any, **_: Any) -> None:
