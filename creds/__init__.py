@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from creds.errors import Cancelled as Cancelled
     from creds.errors import CredentialError as CredentialError
     from creds.errors import CredsError as CredsError
+    from creds.errors import DeadlineExceeded as DeadlineExceeded
     from creds.errors import LocationError as LocationError
     from creds.errors import MissingCredential as MissingCredential
     from creds.errors import MissingDependency as MissingDependency
@@ -46,8 +47,10 @@ if TYPE_CHECKING:
     from creds.policy import Verdict as Verdict
     from creds.resolve import Resolved as Resolved
     from creds.resolve import open_store as open_store
+    from creds.store import S3 as S3
     from creds.store import Cancel as Cancel
     from creds.store import ObjectMeta as ObjectMeta
+    from creds.store import Rate as Rate
     from creds.store import Reading as Reading
     from creds.store import Retries as Retries
     from creds.store import Retry as Retry
@@ -74,6 +77,7 @@ _HOMES = {
     "CredentialProvider": "creds.keys",
     "Credentials": "creds.models",
     "CredsError": "creds.errors",
+    "DeadlineExceeded": "creds.errors",
     "Decision": "creds.policy",
     "Endpoint": "creds.endpoint",
     "Issuer": "creds.endpoint",
@@ -91,11 +95,13 @@ _HOMES = {
     "PlainCredential": "creds.models",
     "Policy": "creds.policy",
     "PolicyError": "creds.errors",
+    "Rate": "creds.store",
     "Reading": "creds.store",
     "RefreshError": "creds.errors",
     "Resolved": "creds.resolve",
     "Retries": "creds.store",
     "Retry": "creds.store",
+    "S3": "creds.store",
     "Secret": "creds.models",
     "Ssh": "creds.store",
     "Store": "creds.store",

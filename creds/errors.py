@@ -4,6 +4,7 @@
 
     ToolkitError
       Cancelled                          the caller (or a sibling's failure) stopped the work
+        DeadlineExceeded (TimeoutError)    the time that the whole work was given is over
       CredsError                         location (masked)
         LocationError (ValueError)         URL unusable, bucket or key missing or contradictory, scheme unknown
         CredentialError (ValueError)
@@ -38,7 +39,9 @@ before they come here.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class ToolkitError(Exception):
@@ -67,6 +70,12 @@ class ToolkitError(Exception):
         return _rebuild, (type(self), self.message, dict(self.__dict__))
 
 
+def bare(error: E) -> E:
+    """``error`` without the frames it came through and what it was made of: their locals hold what was sent."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 def _rebuild(cls: type[ToolkitError], message: str, state: dict[str, Any]) -> ToolkitError:
     error = cls(message)
     for name, value in state.items():
@@ -79,6 +88,12 @@ class Cancelled(ToolkitError):
 
     code = "cancelled"
     retryable = True
+
+
+class DeadlineExceeded(Cancelled, TimeoutError):
+    """Raised when the time that the whole work was given is over; nothing half-made is left."""
+
+    code = "deadline-exceeded"
 
 
 class CredsError(ToolkitError):

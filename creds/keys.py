@@ -7,7 +7,6 @@ which are renewed while they are in use need no further word.
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 import math
 import os
@@ -89,6 +88,15 @@ def renewed(provider: CredentialProvider, refused: AwsKeys) -> bool:
     return not provider().signs_like(refused)
 
 
+def at_hand(provider: CredentialProvider) -> AwsKeys | None:
+    """The keys that ``provider`` has without any wait; None where it may have to make them.
+
+    A provider tells by a method ``at_hand``, if it has one: those of this module do.
+    """
+    tell = getattr(provider, "at_hand", None)
+    return None if tell is None else tell()
+
+
 class Lasting(Protocol):
     """What may end. It is not changed after it was made."""
 
@@ -164,6 +172,11 @@ class TokenCache(Generic[L]):
             finally:
                 lock.release()
         return held.value if self._held is None else self._held.value
+
+    def at_hand(self) -> L | None:
+        """The value of this moment, if there is one that need not be made again yet."""
+        held = self._held
+        return held.value if held is not None and self._clock() < held.early_at else None
 
     def refused(self, value: L) -> None:
         """Make a new value at the next call, if ``value`` is the one of this moment: its receiver refused it."""
@@ -305,6 +318,11 @@ class ChainKeys:
         )
         return self._given
 
+    def at_hand(self) -> AwsKeys | None:
+        """The keys that it gave last, if they do not end: until they are refused there is nothing to renew."""
+        given = self._given
+        return given if given is not None and given.expires_at is None else None
+
     def refused(self, keys: AwsKeys) -> None:
         """Read the setup anew at the next call, if ``keys`` are what it gave last: its files may have changed."""
         with self._lock:
@@ -330,7 +348,17 @@ class ChainKeys:
         return self._session
 
     def _explained(self, error: Exception) -> CredentialError | RefreshError:
-        from botocore.exceptions import ConfigParseError, PartialCredentialsError, ProfileNotFound
+        from botocore.exceptions import (
+            ClientError,
+            ConfigParseError,
+            ConnectionError,  # noqa: A004 - botocore's own name
+            HTTPClientError,
+            InvalidConfigError,
+            PartialCredentialsError,
+            ProfileNotFound,
+            SSOError,
+            TokenRetrievalError,
+        )
 
         if isinstance(error, ProfileNotFound):
             return MissingCredential(f"the AWS setup has no profile {self.profile!r}", hint="see 'aws configure list'")
@@ -338,18 +366,39 @@ class ChainKeys:
             return MissingCredential(f"the AWS setup ({self.source}) has half a pair of keys: {error}")
         if isinstance(error, ConfigParseError):
             return CredentialError(f"the AWS setup cannot be read: {error}")
+        if isinstance(error, InvalidConfigError):
+            return CredentialError(f"the AWS setup ({self.source}) cannot be used: {error}")
+        gave_none = f"the AWS setup ({self.source}) gave no keys"
+        if isinstance(error, SSOError | TokenRetrievalError):
+            return RefreshError(
+                f"{gave_none}: its SSO session has ended, or was never begun", hint=f"run '{self._signing_in()}'"
+            )
+        hint = "check the setup with 'aws sts get-caller-identity'"
+        if isinstance(error, ClientError) and error.operation_name == "GetRoleCredentials":
+            hint = "check sso_account_id and sso_role_name, and who is given the role"
         return RefreshError(
-            f"the AWS setup ({self.source}) gave no keys: {error}", hint="sign in again, for example 'aws sso login'"
+            f"{gave_none}: {error}", hint=hint, retryable=isinstance(error, ConnectionError | HTTPClientError)
         )
+
+    def _signing_in(self) -> str:
+        """The command that begins an SSO session for this setup."""
+        profile = self.profile or self._open().get_config_variable("profile")
+        return "aws sso login" + (f" --profile {profile}" if profile and _PROFILE.fullmatch(profile) else "")
 
 
 def static(keys: AwsKeys) -> CredentialProvider:
     """A provider of keys that do not change."""
-    return functools.partial(_same, keys)
+    return _Static(keys)
 
 
-def _same(keys: AwsKeys) -> AwsKeys:
-    return keys
+@dataclass(frozen=True, slots=True)
+class _Static:
+    keys: AwsKeys
+
+    def __call__(self) -> AwsKeys:
+        return self.keys
+
+    at_hand = __call__
 
 
 def masked_id(text: str) -> str:

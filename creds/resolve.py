@@ -99,7 +99,13 @@ class Resolved:
         Raises:
             CredentialError, RefreshError: the caller's AWS setup cannot be read.
         """
-        return STORES[self.location.scheme][self.identity.kind](self)
+        opened = STORES[self.location.scheme][self.identity.kind]
+        rate = self.options.rate
+        if rate is None:
+            return opened(self)
+        from creds.pacing import PacedStore, paced
+
+        return PacedStore(opened(replace(self, options=paced(self.options, rate))), rate)
 
 
 def open_store(

@@ -101,13 +101,18 @@ def run(
         pause(wait)
 
 
-async def run_async(work: Callable[[], Awaitable[T]], schedule: Schedule, *, refresh: Refresh | None = None) -> T:
-    """As :func:`run`, for a coroutine; it is stopped by cancelling its task. ``refresh`` runs in another thread."""
+async def run_async(
+    work: Callable[[], Awaitable[T]],
+    schedule: Schedule,
+    *,
+    refresh: Callable[[ToolkitError], Awaitable[bool]] | None = None,
+) -> T:
+    """As :func:`run`, for coroutines; it is stopped by cancelling its task."""
     while True:
         try:
             return await work()
         except ToolkitError as error:
-            if refresh is not None and not error.retryable and await asyncio.to_thread(refresh, error):
+            if refresh is not None and not error.retryable and await refresh(error):
                 refresh = None
                 continue
             wait = schedule.wait_seconds(error)

@@ -6,16 +6,21 @@ buffers; a buffer is ``bytes`` or a ``memoryview`` of bytes and is not changed a
 
 from __future__ import annotations
 
+import math
 import re
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsIndex, TypeVar
 
-from creds.errors import Cancelled, CredentialError, ToolkitError
+from creds.errors import Cancelled, CredentialError, DeadlineExceeded, ToolkitError
+
+if TYPE_CHECKING:
+    import ssl
 
 T = TypeVar("T")
 
@@ -76,18 +81,24 @@ class Cancel:
         self._lock = threading.Lock()
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next = 0
+        self._kind: type[Cancelled] = Cancelled
         self.reason = "cancelled"
 
     @property
     def cancelled(self) -> bool:
         return self._event.is_set()
 
-    def cancel(self, reason: str = "cancelled") -> None:
-        """Stop the work. Callbacks run once, in this thread; a second call does nothing."""
+    def cancel(self, reason: str = "cancelled", kind: type[Cancelled] = Cancelled) -> None:
+        """Stop the work. Callbacks run once, in this thread; a second call does nothing.
+
+        Args:
+            reason: what the errors say.
+            kind: the errors' class.
+        """
         with self._lock:
             if self._event.is_set():
                 return
-            self.reason = reason
+            self.reason, self._kind = reason, kind
             self._event.set()
             callbacks = list(self._callbacks.values())
             self._callbacks.clear()
@@ -97,12 +108,27 @@ class Cancel:
     def check(self) -> None:
         """Raise :class:`~creds.errors.Cancelled` if the work was stopped."""
         if self._event.is_set():
-            raise Cancelled(self.reason)
+            raise self.error()
+
+    def error(self) -> Cancelled:
+        """What is raised of work that was stopped."""
+        return self._kind(self.reason)
 
     def wait(self, seconds: float) -> None:
         """Sleep for ``seconds``, or raise :class:`~creds.errors.Cancelled` as soon as the work is stopped."""
         if self._event.wait(seconds):
-            raise Cancelled(self.reason)
+            raise self.error()
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Stop the work with :class:`~creds.errors.DeadlineExceeded` if the ``with`` block takes longer than this."""
+        timer = threading.Timer(seconds, self.cancel, (f"the deadline of {seconds:g} s is over", DeadlineExceeded))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextmanager
     def calling(self, callback: Callable[[], None]) -> Iterator[None]:
@@ -125,7 +151,7 @@ class Cancel:
     def child(self) -> Iterator[Cancel]:
         """A switch of its own for one part of the work, stopped with this one."""
         child = Cancel()
-        with self.calling(lambda: child.cancel(self.reason)):
+        with self.calling(lambda: child.cancel(self.reason, self._kind)):
             yield child
 
 
@@ -192,6 +218,63 @@ class Share:
             self.held -= count
 
 
+class Rate:
+    """The process's bandwidth: one bucket that all transfers draw from, uploads and downloads alike.
+
+    Takers are served in the order they come, so streams that take pieces of ``piece_bytes`` get equal shares. What was
+    not used for a quarter of a second is lost, so nothing bursts.
+
+    Args:
+        bytes_per_second: over all that take.
+        clock: seconds that only go forward.
+        pause: waits for that many seconds, or raises once the ``Cancel`` is set.
+
+    Attributes:
+        piece_bytes: the largest amount to take at once.
+
+    Raises:
+        ValueError: less than a byte a second.
+    """
+
+    def __init__(
+        self,
+        bytes_per_second: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float, Cancel], None] = lambda seconds, cancel: cancel.wait(seconds),
+    ) -> None:
+        if bytes_per_second < 1:
+            raise ValueError(f"a rate of {bytes_per_second} bytes per second moves nothing")
+        self.bytes_per_second = bytes_per_second
+        self.piece_bytes = max(1, min(1 << 20, bytes_per_second // 16))
+        self._clock = clock
+        self._pause = pause
+        self._lock = threading.Lock()
+        self._free_at = -math.inf
+
+    def __repr__(self) -> str:
+        return f"Rate({self.bytes_per_second})"
+
+    def take(self, count: int, cancel: Cancel | None = None) -> None:
+        """Wait until ``count`` bytes may pass.
+
+        Raises:
+            Cancelled: ``cancel`` was set meanwhile.
+        """
+        with self._lock:
+            now = self._clock()
+            begins = max(self._free_at, now - _SLACK_SECONDS)
+            self._free_at = begins + count / self.bytes_per_second
+        if begins > now:
+            self._pause(begins - now, cancel or Cancel())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rate, (self.bytes_per_second,)  # another process has a bucket of its own
+
+
+_SLACK_SECONDS = 0.25
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
     """How often and how long an idempotent operation is repeated.
@@ -221,6 +304,31 @@ class Tls:
     ca_pem: bytes | None = None
     client_cert: str | None = None
     client_key: str | None = None
+
+    def show(self, context: ssl.SSLContext) -> None:
+        """Let ``context`` show the client's certificate, if there is one. Nobody is asked for a passphrase.
+
+        Raises:
+            CredentialError: it cannot be read, its key does not fit, or is encrypted.
+        """
+        if self.client_cert is None:
+            return
+        name = self.client_cert if self.client_key is None else f"{self.client_cert}, {self.client_key}"
+        locked = False
+
+        def passphrase() -> str:
+            nonlocal locked
+            locked = True
+            return ""
+
+        try:
+            context.load_cert_chain(self.client_cert, self.client_key, passphrase)
+        except (OSError, ValueError) as error:
+            raise CredentialError(
+                f"the client certificate ({name}) cannot be used"
+                + (": its key is encrypted, and nobody is asked for the passphrase" if locked else ""),
+                hint="both must be unencrypted PEM files that belong together",
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +386,50 @@ class Sts:
             )
 
 
+SSE = ("AES256", "aws:kms", "aws:kms:dsse")
+"""How S3 can be asked to encrypt what is written, as ``x-amz-server-side-encryption`` has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3:
+    """What an S3 server is told beside the object itself, in AWS' own words. All of it is the operator's.
+
+    Attributes:
+        requester_pays: the account that asks pays for it, not the bucket's (``x-amz-request-payer``).
+        sse: how what is written is encrypted there, one of ``SSE``; None leaves it to the bucket.
+        sse_kms_key_id: the KMS key for ``aws:kms`` and ``aws:kms:dsse``; None is the account's own.
+        sse_kms_context: what KMS binds the ciphertext to, and logs.
+        sse_c_key: the customer's own key (SSE-C), 32 bytes, for all that is written and read. It travels with every
+            request, over TLS alone; the server keeps none of it, and without it nothing can be read again.
+
+    Raises:
+        CredentialError: these do not go together, or the key is none.
+    """
+
+    requester_pays: bool = False
+    sse: str | None = None
+    sse_kms_key_id: str | None = None
+    sse_kms_context: Mapping[str, str] = field(default_factory=dict, hash=False)
+    sse_c_key: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.sse is not None and self.sse not in SSE:
+            raise CredentialError(f"sse is {self.sse[:40]!r}", hint=f"one of {', '.join(SSE)}")
+        if (self.sse_kms_key_id or self.sse_kms_context) and self.sse in (None, "AES256"):
+            raise CredentialError("a KMS key or context goes with sse aws:kms or aws:kms:dsse")
+        if self.sse_c_key is None:
+            return
+        if self.sse is not None:
+            raise CredentialError("sse and sse_c_key exclude each other", hint="either the server has a key, or you")
+        if len(self.sse_c_key) != 32:
+            raise CredentialError(f"the customer's key has {len(self.sse_c_key)} bytes", hint="AES256 wants 32")
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        if self.sse_c_key is not None:
+            raise TypeError("a customer's key is not pickled: give it where the store is opened")
+        return object.__reduce_ex__(self, protocol)
+
+
 class Sessions:
     """What makes keys, shared by all stores that would make the same: one session for many objects, not one each.
 
@@ -311,6 +463,7 @@ class StoreOptions:
         connect_timeout_seconds, read_timeout_seconds: for one connection, and for one silence on it.
         retries: see :class:`Retries`.
         window: the process's budget of bytes in flight; None makes one for this store alone.
+        rate: the process's bandwidth; None is whatever the network gives.
         ambient: use the machine's own AWS chain where the credential is absent.
         profile: use this profile of the machine's AWS configuration where the credential is absent.
         request_env: the request's own environment, whose ``AWS_*`` pair serves where the credential is absent.
@@ -320,6 +473,7 @@ class StoreOptions:
         tls: see :class:`Tls`.
         ssh: see :class:`Ssh`.
         sts: see :class:`Sts`.
+        s3: see :class:`S3`.
         sessions: see :class:`Sessions`; options made of these by :func:`dataclasses.replace` share it.
         proxies: URL by scheme (``http``, ``https``) and ``no`` (comma-separated hosts); None reads ``HTTP_PROXY``,
             ``HTTPS_PROXY`` and ``NO_PROXY`` once, the one documented exception to taking nothing from the environment.
@@ -331,6 +485,7 @@ class StoreOptions:
     read_timeout_seconds: float = 60.0
     retries: Retries = Retries()
     window: Window | None = None
+    rate: Rate | None = None
     ambient: bool = False
     profile: str | None = None
     request_env: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -340,6 +495,7 @@ class StoreOptions:
     tls: Tls = Tls()
     ssh: Ssh = Ssh()
     sts: Sts = Sts()
+    s3: S3 = S3()
     sessions: Sessions = field(default_factory=Sessions, repr=False, compare=False)
     proxies: Mapping[str, str] | None = field(default=None, repr=False)
     part_bytes: int = 8 << 20

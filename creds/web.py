@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from creds.errors import RefreshError
+from creds.errors import RefreshError, bare
 from creds.location import split_url
 from creds.models import Secret
 from creds.store import Retry, StoreOptions, Tls
@@ -56,6 +56,7 @@ def ask(
 
     Raises:
         RefreshError: no answer, or none of use; retryable unless the server's certificate is not trusted.
+        CredentialError: the client's certificate cannot be used.
     """
     from creds import retry  # asyncio, which it loads, is slow to load
 
@@ -72,7 +73,8 @@ def context(tls: Tls) -> ssl.SSLContext:
     """How certificates are checked: the system's authorities and ``tls.ca_pem``; shows ``tls.client_cert``.
 
     Raises:
-        RefreshError: a certificate cannot be read.
+        RefreshError: the authority's certificate cannot be read.
+        CredentialError: the client's cannot be used.
     """
     import ssl
 
@@ -80,10 +82,9 @@ def context(tls: Tls) -> ssl.SSLContext:
         made = ssl.create_default_context()
         if tls.ca_pem is not None:
             made.load_verify_locations(cadata=tls.ca_pem.decode("ascii"))
-        if tls.client_cert is not None:
-            made.load_cert_chain(tls.client_cert, tls.client_key)
     except (OSError, ValueError) as error:
         raise RefreshError(f"a certificate cannot be read: {error}", hint="it is written as PEM") from error
+    tls.show(made)
     return made
 
 
@@ -109,17 +110,17 @@ def _once(
             content = _content(response, options.retries.for_seconds)
     except SSLError as error:
         if "CERTIFICATE_VERIFY_FAILED" not in str(error):
-            raise _unreached(what) from _bare(error)
+            raise _unreached(what) from bare(error)
         raise RefreshError(
             f"{what}: the server's certificate is not trusted",
             hint="check the endpoint's name and the certificate authority",
-        ) from _bare(error)
+        ) from bare(error)
     except NewConnectionError as error:  # before its parent, the time-out
-        raise _unreached(what) from _bare(error)
+        raise _unreached(what) from bare(error)
     except Silence as error:
-        raise RefreshError(f"{what}: no answer in time", retryable=True) from _bare(error)
+        raise RefreshError(f"{what}: no answer in time", retryable=True) from bare(error)
     except (HTTPError, OSError) as error:
-        raise _unreached(what) from _bare(error)
+        raise _unreached(what) from bare(error)
     if response.status >= 500 or response.status == 429:
         raise RefreshError(f"{what}: answered {response.status}", retryable=True)
     if len(content) > LIMIT_BYTES:
@@ -146,12 +147,6 @@ def _content(response: urllib3.BaseHTTPResponse, seconds: float) -> bytes:
 def _unreached(what: str) -> RefreshError:
     hint = "check that the endpoint is up and reachable"
     return RefreshError(f"{what}: cannot be reached", hint=hint, retryable=True)
-
-
-def _bare(error: Exception) -> Exception:
-    """``error`` without the frames it came through: their locals hold what was sent."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
 
 
 def _pool(url: str, options: StoreOptions) -> urllib3.PoolManager:

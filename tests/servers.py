@@ -254,7 +254,12 @@ def seaweedfs(iam: dict[str, Any] | None = None) -> Iterator[S3Server]:
                             "actions": actions,
                         }
                         for who, keys, actions in identities
-                    ]
+                    ],
+                    # Makes any key that is asked for, and forgets it with the process.
+                    "kms": {
+                        "default_provider": "local",
+                        "providers": {"local": {"type": "local", "enableOnDemandCreate": True}},
+                    },
                 }
             )
         )

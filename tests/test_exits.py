@@ -35,6 +35,7 @@ from creds.errors import (
     Cancelled,
     CredentialError,
     CredsError,
+    DeadlineExceeded,
     LocationError,
     MissingCredential,
     MissingDependency,
@@ -95,6 +96,7 @@ CODES = [
     (StoreUnavailable("x", retryable=False), 2),
     (StoreTimeout("x", retryable=False), 2),
     (Cancelled("x"), 130),
+    (DeadlineExceeded("x"), 8),
 ]
 
 

@@ -27,6 +27,7 @@ ALLOWED = {
     ),
     "creds/sts.py": ("creds.errors", "creds.keys", "creds.models", "creds.store", "creds.tokens", "creds.web"),
     "creds/stores/": ("creds.errors", "creds.store", "creds.retry", "creds.keys", "creds.models"),
+    "creds/pacing.py": ("creds.store",),
     "creds/resolve.py": ("creds.",),
     "creds/testing.py": ("creds.errors", "creds.store"),
     "artifacts/errors.py": ("creds.errors", "artifacts.events"),

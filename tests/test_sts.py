@@ -1,12 +1,14 @@
 """JWTs and roles become keys: on SeaweedFS with an OIDC issuer, sessions of an hour and of four seconds."""
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
 import os
 import pickle
 import random
+import socket
 import threading
 import time
 import uuid
@@ -24,6 +26,7 @@ from artifacts.request import loads
 from artifacts.staging import StagingDir
 from creds.errors import (
     AccessDenied,
+    Cancelled,
     CredentialError,
     LocationError,
     MissingCredential,
@@ -37,7 +40,7 @@ from creds.location import Location
 from creds.models import AWSCredential, Credentials, JWTCredential
 from creds.policy import Issuer, Policy
 from creds.resolve import resolve
-from creds.store import Retries, Sessions, StoreOptions, Sts
+from creds.store import Cancel, Rate, Retries, Sessions, StoreOptions, Sts
 from creds.sts import AssumeRole, WebIdentity, sts_url
 from creds.testing import Fault, FaultProxy, OidcIssuer
 from creds.tokens import TokenFile, TokenVariable, Verifier
@@ -626,37 +629,139 @@ def seeded(size):
     return random.Random(size).randbytes(size)
 
 
-def test_a_session_that_ends_during_a_fetch(issuer, brief):
-    """24 MiB at 3 MiB/s outlive two sessions of 4 s; the fetch goes on with new keys and asks for no part twice."""
-    body = seeded(24 * MIB)
-    brief.client().put_object(Bucket=servers.SHARED_BUCKET, Key="slow", Body=body)
+def parts_of(seed):
+    """256 MiB in 32 parts, each another."""
+    block = bytearray(seeded(8 * MIB))
+    for number in range(32):
+        block[:8] = (seed + number).to_bytes(8, "big")
+        yield bytes(block)
+
+
+def digest(buffers):
+    found = hashlib.sha256()
+    for buffer in buffers:
+        found.update(buffer)
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def slowly(issuer, brief):
+    """A proxy and a store on it whose 256 MiB take longer than two sessions of 4 s, and that tries everything once."""
     with FaultProxy(brief.address) as proxy:
-        proxy.add(Fault(match="^GET /data/slow", down_bytes_per_second=3 * MIB // 2, times=1000))
-        options = StoreOptions(retries=Retries(attempts=1), part_bytes=2 * MIB, parallel_parts=2)
+        options = StoreOptions(retries=Retries(attempts=1), rate=Rate(32 * MIB))
         with opened(proxy.url, policy_for(issuer, proxy.url), issuer.mint(), options=options) as store:
-            assert content(store, "slow") == body
-        assert proxy.count("^GET /data/slow") == 12
+            yield proxy, store
         assert proxy.count("^POST / ") >= 3
+
+
+def test_a_session_that_ends_during_a_fetch(issuer, brief):
+    """The fetch goes on with new keys, and asks for no part twice."""
+    key = uuid.uuid4().hex
+    brief.client().put_object(Bucket=servers.SHARED_BUCKET, Key=key, Body=b"".join(parts_of(1)))
+    with slowly(issuer, brief) as (proxy, store):
+        with store.open(key) as reading:
+            assert digest(reading) == digest(parts_of(1))
+        assert proxy.count(f"^GET /data/{key}") == 32
 
 
 def test_a_session_that_ends_during_an_upload(issuer, brief):
-    """Parts that come slowly are signed with the keys of their moment; the upload is begun once and completed once."""
+    """Each part is signed with the keys of its moment; the upload is begun once and completed once."""
+    key = uuid.uuid4().hex
+    with slowly(issuer, brief) as (proxy, store):
+        store.write(key, parts_of(2))
+        sent = [line for line in proxy.requests if "partNumber" in line]
+        assert len(set(sent)) == len(sent) == 32
+        assert (proxy.count(f"^POST /data/{key}.uploads "), proxy.count(f"^POST /data/{key}.uploadId")) == (1, 1)
+    stored = brief.client().get_object(Bucket=servers.SHARED_BUCKET, Key=key)["Body"]
+    assert digest(iter(lambda: stored.read(MIB), b"")) == digest(parts_of(2))
+
+
+# Keys that do not come.
+
+
+@contextlib.contextmanager
+def silent():
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def first(store, cancel):
+    with store.open("k", cancel=cancel) as reading:
+        next(iter(reading))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        first,
+        lambda store, cancel: store.write("k", [b"x"], cancel=cancel),
+        lambda store, cancel: store.head("k", cancel=cancel),
+        lambda store, cancel: next(store.list(cancel=cancel)),
+        lambda store, cancel: store.delete("k", cancel=cancel),
+    ],
+    ids=["open", "write", "head", "list", "delete"],
+)
+@pytest.mark.parametrize("taking", [False, True], ids=["token", "role"])
+def test_a_sts_that_says_nothing_holds_nobody_up(issuer, work, taking):
+    """A verb that waits for keys ends when it is stopped, long before the STS is given up; so does its store."""
+    with silent() as url:
+        admin = Credentials(aws=AWSCredential(access_key="AKIAEXAMPLEEXAMPLE00", secret_access_key="secret"))
+        token = Credentials(jwt=JWTCredential(token=issuer.mint()))
+        options = StoreOptions(read_timeout_seconds=3600, sts=Sts(role_arn=servers.ROLE_RW if taking else None))
+        location = Location.parse(f"s3+{url}/{servers.SHARED_BUCKET}/k")
+        store = resolve(location, admin if taking else token, options, policy_for(issuer, url)).open()
+        cancel, raised = Cancel(), []
+
+        def run():
+            try:
+                work(store, cancel)
+            except Cancelled as error:
+                raised.append(str(error))
+            store.close()
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        time.sleep(0.1)
+        cancel.cancel("enough")
+        thread.join(30)
+        assert raised == ["enough"]
+
+
+def test_keys_that_are_renewed_in_silence_hold_nobody_up(seaweed):
+    """The same in the middle of a fetch: keys that have to be made anew for the next part."""
     body = seeded(24 * MIB)
+    seaweed.client().put_object(Bucket=servers.SHARED_BUCKET, Key="renewed", Body=body)
+    cancel, asked, never = Cancel(), [], threading.Event()
+    keys = AwsKeys(access_key=seaweed.admin.access_key, secret_key=seaweed.admin.secret_key)
 
-    def slowly():
-        for start in range(0, len(body), 2 * MIB):
-            time.sleep(0.75)
-            yield body[start : start + 2 * MIB]
+    def provider():
+        asked.append(1)
+        if len(asked) > 2:
+            cancel.cancel("enough")
+            never.wait(60)
+        return keys
 
-    with FaultProxy(brief.address) as proxy:
-        options = StoreOptions(retries=Retries(attempts=1))
-        with opened(proxy.url, policy_for(issuer, proxy.url), issuer.mint(), options=options) as store:
-            store.write("slow-up", slowly())
-        assert proxy.count("^POST /data/slow-up.uploads") == 1
-        parts = [line for line in proxy.requests if "partNumber" in line]
-        assert len(set(parts)) == len(parts) == 3
-        assert proxy.count("^POST / ") >= 3
-    assert brief.client().get_object(Bucket=servers.SHARED_BUCKET, Key="slow-up")["Body"].read() == body
+    from creds.stores.s3 import S3Store
+
+    store = S3Store(
+        servers.SHARED_BUCKET,
+        endpoint_url=seaweed.endpoint_url,
+        region="us-east-1",
+        provider=provider,
+        options=StoreOptions(part_bytes=2 * MIB),
+        on_aws=False,
+        addressing="path",
+        checksums=False,
+    )
+    with (
+        contextlib.closing(store),
+        pytest.raises(Cancelled, match="enough"),
+        store.open("renewed", cancel=cancel) as reading,
+    ):
+        digest(reading)
+    assert len(asked) == 3
+    never.set()
 
 
 def test_keys_that_rotate_while_they_are_used(federated):

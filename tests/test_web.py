@@ -13,7 +13,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from creds.errors import RefreshError
+from creds.errors import CredentialError, RefreshError
+from creds.location import Location
+from creds.models import AWSCredential, Credentials
+from creds.policy import Policy
+from creds.resolve import open_store
 from creds.store import Retries, StoreOptions, Tls
 from creds.testing import FaultProxy
 from creds.web import ask
@@ -116,11 +120,48 @@ def test_a_private_authority(tmp_path):
             body(url, tls=Tls(ca_pem=ca))
 
 
-@pytest.mark.parametrize("tls", [Tls(ca_pem=b"planted"), Tls(ca_pem=b"\xff"), Tls(client_cert="/nonexistent/c.pem")])
-def test_a_certificate_that_is_none(tls):
+@pytest.mark.parametrize(
+    ("tls", "error", "said"),
+    [
+        (Tls(ca_pem=b"planted"), RefreshError, "a certificate cannot be read"),
+        (Tls(ca_pem=b"\xff"), RefreshError, "a certificate cannot be read"),
+        (Tls(client_cert="/nonexistent/c.pem"), CredentialError, "the client certificate .* cannot be used$"),
+    ],
+)
+def test_a_certificate_that_is_none(tls, error, said):
     """What cannot be read is said before any connection."""
-    with pytest.raises(RefreshError, match="a certificate cannot be read"):
+    with pytest.raises(error, match=said):
         body("https://127.0.0.1:1", tls=tls)
+
+
+@pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL"])
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_locked_client_key(tmp_path, form, apart):
+    """Nobody is asked for the passphrase on a terminal, by no engine: the error says that the key is encrypted."""
+    made, key = certificate("client")
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        getattr(serialization.PrivateFormat, form),
+        serialization.BestAvailableEncryption(b"passphrase"),
+    )
+    shown = made.public_bytes(serialization.Encoding.PEM)
+    (tmp_path / "c.pem").write_bytes(shown if apart else shown + locked)
+    (tmp_path / "c.key").write_bytes(locked)
+    tls = Tls(client_cert=str(tmp_path / "c.pem"), client_key=str(tmp_path / "c.key") if apart else None)
+    options = StoreOptions(tls=tls, retries=ONCE)
+    keys = Credentials(aws=AWSCredential(access_key="AKIAEXAMPLEEXAMPLE00", secret_access_key="secret"))
+    with pytest.raises(CredentialError, match="its key is encrypted, and nobody is asked for the passphrase"):
+        body("https://127.0.0.1:1", tls=tls)
+    for url, credentials in (
+        ("s3+https://127.0.0.1:1/b/k", keys),
+        ("https://127.0.0.1:1/k", None),
+        ("ftps://127.0.0.1:1/k", None),
+    ):
+        with (
+            contextlib.closing(open_store(Location.parse(url), credentials, options, Policy.for_caller())) as store,
+            pytest.raises(CredentialError, match="its key is encrypted"),
+        ):
+            store.head("k")
 
 
 def test_proxies(monkeypatch):

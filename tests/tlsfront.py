@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import threading
@@ -40,11 +41,21 @@ class Front:
     Attributes:
         accepted: connections that were passed on.
         connects: what a proxy was asked to connect to.
+        sent: what clients said through TLS, each connection's apart.
     """
 
     port: int
     accepted: int = 0
     connects: list[str] = field(default_factory=list)
+    sent: list[bytearray] = field(default_factory=list)
+
+    def requests(self) -> list[tuple[str, dict[str, str]]]:
+        """Method and path, and headers in lower case, of every request; bodies must not look like one."""
+        found = []
+        for head in re.finditer(rb"(?m)^([A-Z]+ \S+) HTTP/1.1\r\n(.*?)\r\n\r\n", b"\n".join(self.sent), re.DOTALL):
+            lines = [line.partition(":") for line in head[2].decode("latin-1").split("\r\n")]
+            found.append((head[1].decode(), {name.lower(): value.strip() for name, _, value in lines}))
+        return found
 
 
 @contextlib.contextmanager
@@ -60,7 +71,8 @@ def tls_front(upstream: tuple[str, int], authority: Authority, *, client_cert: b
         with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as client:
             front.accepted += 1
             with socket.create_connection(upstream) as server:
-                _pump(client, server)
+                front.sent.append(sent := bytearray())
+                _pump(client, server, sent)
 
     with _listening(serve) as front:
         yield front
@@ -120,8 +132,8 @@ def _listening(serve: object) -> Iterator[Front]:
         thread.join(5)
 
 
-def _pump(one: socket.socket, other: socket.socket) -> None:
-    """Pass bytes both ways until either side ends."""
+def _pump(one: socket.socket, other: socket.socket, sent: bytearray | None = None) -> None:
+    """Pass bytes both ways until either side ends; keep in ``sent`` what ``one`` said."""
 
     def back() -> None:
         with contextlib.suppress(OSError):
@@ -134,6 +146,8 @@ def _pump(one: socket.socket, other: socket.socket) -> None:
     thread.start()
     with contextlib.suppress(OSError):
         while data := one.recv(65536):
+            if sent is not None:
+                sent += data
             other.sendall(data)
     with contextlib.suppress(OSError):
         other.shutdown(socket.SHUT_WR)

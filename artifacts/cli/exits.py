@@ -19,6 +19,7 @@ from creds.errors import (
     BucketNotFound,
     Cancelled,
     CredentialError,
+    DeadlineExceeded,
     LocationError,
     MissingDependency,
     NotSupported,
@@ -51,6 +52,7 @@ INTERRUPTED = 130
 
 # The first class that fits wins; an error that says of itself that a retry is worth it is TRANSIENT before that.
 TABLE: tuple[tuple[type[ToolkitError], int], ...] = (
+    (DeadlineExceeded, LIMIT),
     (Cancelled, INTERRUPTED),
     (PolicyError, REFUSED),
     (ObjectNotFound, NOT_FOUND),

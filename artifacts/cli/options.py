@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from creds.store import SSE
 
 if TYPE_CHECKING:
     from artifacts.audit import AuditFile
@@ -21,7 +25,44 @@ if TYPE_CHECKING:
     from artifacts.request import Request
     from artifacts.staging import StagingDir
     from creds.policy import Endpoint, Policy
-    from creds.store import StoreOptions
+    from creds.store import S3, StoreOptions
+
+
+class _Bytes(click.ParamType[int]):
+    """A size such as 10GiB, as the request documents write it."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from artifacts.errors import RequestError
+        from artifacts.request import parse_size
+
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except RequestError:
+            self.fail("expected a size such as 500MB or 10GiB", param, ctx)
+
+
+class _Duration(click.ParamType[float]):
+    """A time to take: seconds, or a duration as the request documents write it."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from artifacts.cli.running import duration_seconds
+        from artifacts.errors import RequestError
+
+        text = str(value)
+        try:
+            seconds = duration_seconds(f"{text}s" if text[-1:].isdecimal() else text, "duration")
+        except RequestError:
+            seconds = None
+        # The system waits for no more than that at once.
+        if seconds is None or not 0 < seconds <= threading.TIMEOUT_MAX:
+            self.fail("expected seconds, or a duration such as 90s, 10m or 2h", param, ctx)
+        return seconds
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,10 +72,23 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("-q", "--quiet", is_flag=True, help="Tell only warnings and errors.")
     @click.option("-v", "--verbose", count=True, help="Tell more; -vv tells every event.")
     @click.option("--log-file", type=click.Path(dir_okay=False), help="Append what is told here, with UTC times.")
+    @click.option(
+        "--deadline",
+        type=_Duration(),
+        metavar="DURATION",
+        help="Stop when the whole of it takes longer: seconds, or such as 90s, 10m, 2h.",
+    )
     @click.option("--traceback", "show_traceback", is_flag=True, help="Show where an error came from.")
     @functools.wraps(command)
     def wrapped(
-        *, as_json: bool, quiet: bool, verbose: int, log_file: str | None, show_traceback: bool, **rest: Any
+        *,
+        as_json: bool,
+        quiet: bool,
+        verbose: int,
+        log_file: str | None,
+        deadline: float | None,
+        show_traceback: bool,
+        **rest: Any,
     ) -> None:
         from artifacts.cli.session import Session
 
@@ -44,6 +98,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             verbosity=-1 if quiet else verbose,
             show_traceback=show_traceback,
             log_file=log_file,
+            deadline_seconds=deadline,
         )
         sys.exit(session.perform(lambda: command(session, **rest)))
 
@@ -57,6 +112,7 @@ def endpoints(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--audit", type=click.Path(dir_okay=False), metavar="FILE", help="Append each decision of the policy here."
         ),
+        _s3,
         click.option("--config", type=click.Path(dir_okay=False), help="The configuration file (artifacts.toml)."),
         click.option(
             "--endpoint",
@@ -75,6 +131,12 @@ def _network(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every connection; `_options` makes them one value."""
     seconds = click.FloatRange(min=0, min_open=True)
     for option in (
+        click.option(
+            "--max-rate",
+            type=_Bytes(),
+            metavar="SIZE",
+            help="Bytes per second of everything that is sent and fetched, such as 10MB.",
+        ),
         click.option("--read-timeout", type=seconds, metavar="SECONDS", help="For one silence of a server [60]."),
         click.option("--connect-timeout", type=seconds, metavar="SECONDS", help="For one connection [10]."),
         click.option("--retry-for", type=seconds, metavar="SECONDS", help="No new try begins later than this [120]."),
@@ -104,6 +166,23 @@ def _network(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _s3(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that an S3 server is told beside the object; `_s3_of` makes them one value."""
+    for option in (
+        click.option(
+            "--sse-c-key",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="A key of your own that S3 encrypts and decrypts with (SSE-C): 32 bytes, or those in base64.",
+        ),
+        click.option("--sse-kms-key-id", metavar="ID", help="The KMS key for --sse aws:kms."),
+        click.option("--sse", type=click.Choice(SSE), help="How S3 encrypts what is written."),
+        click.option("--requester-pays", is_flag=True, help="Pay for what S3 is asked instead of the bucket's owner."),
+    ):
+        command = option(command)
+    return command
+
+
 def identity(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that lend a request the caller's own AWS identity."""
     for option in (
@@ -114,23 +193,6 @@ def identity(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
-
-
-class _Bytes(click.ParamType[int]):
-    """A size such as 10GiB, as the request documents write it."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from artifacts.errors import RequestError
-        from artifacts.request import parse_size
-
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_size(value)
-        except RequestError:
-            self.fail("expected a size such as 500MB or 10GiB", param, ctx)
 
 
 def operating(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -295,19 +357,25 @@ def _options(
     retry_for: float | None,
     connect_timeout: float | None,
     read_timeout: float | None,
+    max_rate: int | None,
+    **s3: Any,
 ) -> StoreOptions:
     """How stores talk, with the library's defaults where the command line says nothing."""
-    from creds.store import Retries, Ssh, StoreOptions, Sts, Tls
+    from creds.store import Rate, Retries, Ssh, StoreOptions, Sts, Tls
     from creds.tokens import TokenFile
 
     if client_key is not None and client_cert is None:
         raise click.UsageError("--client-key goes with --client-cert")
+    if max_rate == 0:
+        raise click.UsageError("--max-rate 0 moves nothing")
     defaults, usual = StoreOptions(), Retries()
     return StoreOptions(
         ambient=ambient,
         profile=profile,
+        rate=None if max_rate is None else Rate(max_rate),
         tls=Tls(ca_pem=_pem(ca), client_cert=client_cert, client_key=client_key),
         sts=Sts(role_arn=role_arn, token=None if token_file is None else TokenFile(token_file)),
+        s3=_s3_of(**s3),
         ssh=Ssh(known_hosts=known_hosts, fingerprints=host_keys, key=ssh_key),
         retries=Retries(
             attempts=usual.attempts if retries is None else 1 + retries,
@@ -316,6 +384,36 @@ def _options(
         connect_timeout_seconds=connect_timeout or defaults.connect_timeout_seconds,
         read_timeout_seconds=read_timeout or defaults.read_timeout_seconds,
     )
+
+
+def _s3_of(*, requester_pays: bool, sse: str | None, sse_kms_key_id: str | None, sse_c_key: str | None) -> S3:
+    from creds.errors import CredentialError
+    from creds.store import S3
+
+    try:
+        return S3(
+            requester_pays=requester_pays,
+            sse=sse,
+            sse_kms_key_id=sse_kms_key_id,
+            sse_c_key=None if sse_c_key is None else _customers_key(sse_c_key),
+        )
+    except CredentialError as error:
+        raise click.UsageError(f"{error} ({error.hint})" if error.hint else str(error)) from None
+
+
+def _customers_key(name: str) -> bytes:
+    """The bytes of a key file, never shown."""
+    try:
+        with Path(name).open("rb") as file:
+            content = file.read(100)
+    except OSError as error:
+        raise click.UsageError(f"--sse-c-key {name}: {error.strerror}") from error
+    if len(content) == 32:
+        return content
+    try:
+        return base64.b64decode(content.strip(), validate=True)
+    except ValueError:
+        raise click.UsageError(f"--sse-c-key {name} holds neither 32 bytes nor base64") from None
 
 
 def _pem(name: str | None) -> bytes | None:

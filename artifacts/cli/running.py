@@ -179,6 +179,8 @@ def run_request(
         return exits.NEVER_STARTED
     env = environment(request.config.env, environ)
     session.results(staging.stage(request, fresh=fresh, start_empty=start_empty))
+    # The deadline ends the staging or the command; what the command made is uploaded all the same.
+    seconds = min((limit for limit in (seconds, session.take_deadline()) if limit is not None), default=None)
     workspace = staging.root / "workspace"
     began = time.monotonic()
     ended = run(

@@ -44,6 +44,7 @@ class Session:
         show_traceback: print the traceback of an error.
         log_file: everything that is told, with UTC times, is appended here as well.
         settings: what the configuration file says, once it was read.
+        deadline_seconds: the work is stopped when it takes longer; None for never.
     """
 
     op: str
@@ -51,6 +52,7 @@ class Session:
     verbosity: int = 0
     show_traceback: bool = False
     log_file: str | None = None
+    deadline_seconds: float | None = None
     cancel: Cancel = field(default_factory=Cancel)
     receipts: list[Receipt] = field(default_factory=list)
     command_exit: int | None = None
@@ -61,6 +63,7 @@ class Session:
     _display: Display | None = None
     _began: float = field(default_factory=time.monotonic)
     _unprinted: OSError | None = None
+    _deadline: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def on_event(self, event: Event) -> None:
         """Show an event, log it, and keep the receipt it carries. What cannot be printed does not fail the work."""
@@ -110,6 +113,16 @@ class Session:
         if pass_on is not None and self.signalled is not None:
             pass_on(self.signalled)
 
+    def take_deadline(self) -> float | None:
+        """Keep the deadline from stopping the work, and say how many seconds are left to it; None where there is none.
+
+        Raises:
+            DeadlineExceeded: it is over.
+        """
+        self._deadline.close()
+        self.cancel.check()
+        return None if self.deadline_seconds is None else self._began + self.deadline_seconds - time.monotonic()
+
     def perform(self, work: Callable[[], int | None]) -> int:
         """Do the command's work, tell how it ended, and return the exit code. Never raises."""
         code = self._ending(lambda: self._logged(work))
@@ -121,7 +134,9 @@ class Session:
         return code
 
     def _logged(self, work: Callable[[], int | None]) -> int:
-        with self._logging(), self._signals():
+        with self._logging(), self._signals(), self._deadline:
+            if self.deadline_seconds is not None:
+                self._deadline.enter_context(self.cancel.within(self.deadline_seconds))
             return self._ending(lambda: self._shown(work))
 
     def _shown(self, work: Callable[[], int | None]) -> int | None:

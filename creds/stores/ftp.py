@@ -118,11 +118,10 @@ def _tls_context(tls: Tls, location: str) -> ssl.SSLContext:
     try:
         if tls.ca_pem is not None:
             context.load_verify_locations(cadata=tls.ca_pem.decode("ascii"))
-        if tls.client_cert is not None:
-            context.load_cert_chain(tls.client_cert, tls.client_key)
     except (OSError, ValueError) as error:  # ssl.SSLError and UnicodeDecodeError among them
-        message = f"open {location}: the CA certificates or the client certificate cannot be read"
+        message = f"open {location}: the CA certificates cannot be read"
         raise StoreError(message, op="open", location=location, hint="give them in PEM") from error
+    tls.show(context)
     return context
 
 

@@ -25,7 +25,6 @@ from typing import Any, Protocol, Self
 from creds import retry
 from creds.errors import (
     AccessDenied,
-    Cancelled,
     NotSupported,
     ObjectChanged,
     ObjectNotFound,
@@ -772,7 +771,7 @@ def _aborting(cancel: Cancel | None, session: Session) -> contextlib.AbstractCon
 def _raise_cancelled(cancel: Cancel | None, error: BaseException) -> None:
     """A connection that broke because the work was stopped is no failure."""
     if cancel is not None and cancel.cancelled:
-        raise Cancelled(cancel.reason) from error
+        raise cancel.error() from error
 
 
 def _broken(error: OSError | EOFError) -> tuple[str, str | None]:

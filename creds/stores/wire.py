@@ -86,9 +86,24 @@ def on(wire: Wire | None) -> Iterator[None]:
         _working.wire = before
 
 
+def stoppable(work: Callable[[], T], cancel: Cancel | None) -> T:
+    """Do ``work`` so that ``cancel`` ends it at once, even inside a call that cannot be interrupted."""
+    if cancel is None:
+        return work()
+    cancel.check()
+    wire = Wire()
+    with cancel.calling(wire.stop):
+        try:
+            return wire.do(work, cancel)
+        except BaseException:
+            wire.stop()
+            raise
+
+
 def spawn(work: Callable[[], T], wire: Wire | None) -> concurrent.futures.Future[T]:
     """Run ``work`` in a thread of its own. A daemon: one that hangs in a connect must not hold up the interpreter."""
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()  # who waits may leave; the work goes on and has its result
 
     def run() -> None:
         try:

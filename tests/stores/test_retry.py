@@ -156,12 +156,15 @@ def test_the_async_loop_is_the_same() -> None:
 
         return once
 
+    async def refresh(_error: Exception) -> bool:
+        return True
+
     async def tests() -> None:
         down, expired = StoreUnavailable("down"), Unauthenticated("expired")
         assert await run_async(coroutine(failing(2, down)), quick()) == 3
-        assert await run_async(coroutine(failing(1, expired)), quick(), refresh=lambda _: True) == 2
+        assert await run_async(coroutine(failing(1, expired)), quick(), refresh=refresh) == 2
         with pytest.raises(Unauthenticated):
-            await run_async(coroutine(failing(2, expired)), quick(), refresh=lambda _: True)
+            await run_async(coroutine(failing(2, expired)), quick(), refresh=refresh)
         with pytest.raises(StoreUnavailable):
             await run_async(coroutine(failing(9, down)), quick(attempts=2))
         slow = Schedule("op", Retries(for_seconds=9999, first_wait_seconds=3600, max_wait_seconds=3600))

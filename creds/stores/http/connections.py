@@ -23,7 +23,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.connection import create_connection
 
-from creds.errors import CredentialError, LocationError, StoreError
+from creds.errors import LocationError, StoreError
 from creds.store import StoreOptions, Tls
 from creds.stores.http.url import Url
 from creds.stores.wire import Wire, current
@@ -210,14 +210,8 @@ def _context(tls: Tls, *, shown: bool) -> ssl.SSLContext:
         except (ssl.SSLError, ValueError) as error:
             hint = "it must be certificates in PEM form"
             raise LocationError("the certificate authority (ca) cannot be read", hint=hint) from error
-    if shown and tls.client_cert is not None:
-        try:
-            # An encrypted key would otherwise be asked for on the terminal.
-            context.load_cert_chain(tls.client_cert, tls.client_key, password="")
-        except (OSError, ValueError) as error:
-            name = tls.client_cert if tls.client_key is None else f"{tls.client_cert}, {tls.client_key}"
-            hint = "both must be unencrypted PEM files that belong together"
-            raise CredentialError(f"the client certificate ({name}) cannot be used", hint=hint) from error
+    if shown:
+        tls.show(context)
     return context
 
 

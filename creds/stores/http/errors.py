@@ -134,12 +134,6 @@ def of_failure(error: BaseException, op: str, where: str) -> ToolkitError:
     return failed(StoreUnavailable, op, where, "the connection broke")
 
 
-def bare(error: BaseException) -> BaseException:
-    """``error`` without the frames it came through and what it was made of: their locals hold what was sent."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
-
-
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """``error`` and what it was made of: urllib3 puts the reason into its arguments, Python into the cause.
 

@@ -14,12 +14,12 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from creds import retry
-from creds.errors import CredentialError, PolicyError, StoreError, ToolkitError, Unauthenticated
+from creds.errors import CredentialError, PolicyError, StoreError, ToolkitError, Unauthenticated, bare
 from creds.store import Buffer, Cancel, OnRetry, Retries, StoreOptions, Tls
 from creds.stores.http.connections import Addresses, Connections, asking, forget
-from creds.stores.http.errors import bare, failed, of_failure, of_status
+from creds.stores.http.errors import failed, of_failure, of_status
 from creds.stores.http.url import Url
-from creds.stores.wire import Wire
+from creds.stores.wire import stoppable
 
 T = TypeVar("T")
 
@@ -116,7 +116,11 @@ class Transport:
         """Do idempotent ``work`` with retries, and stop waiting for it when ``cancel`` is set."""
         login = self.login()
         schedule = retry.Schedule(op, retries or self.options.retries, on_retry=on_retry)
-        return retry.run(lambda: stoppable(lambda: work(login), cancel), schedule, cancel=cancel, refresh=login.renewed)
+
+        def renewed(error: ToolkitError) -> bool:
+            return isinstance(error, Unauthenticated) and stoppable(lambda: login.renewed(error), cancel)
+
+        return retry.run(lambda: stoppable(lambda: work(login), cancel), schedule, cancel=cancel, refresh=renewed)
 
     def ask(
         self,
@@ -197,25 +201,12 @@ class Transport:
                     decode_content=False,
                 )
         except (HTTPError, OSError, http.client.HTTPException) as error:
-            failure, cause = of_failure(error, op, where), bare(error)
+            failure = of_failure(error, op, where)
+            cause: BaseException = bare(error)
         finally:
             sent.clear()
         failure.__traceback__ = None
         raise failure from (None if failure is cause else cause)
-
-
-def stoppable(work: Callable[[], T], cancel: Cancel | None) -> T:
-    """Do ``work`` so that ``cancel`` ends it at once, even inside a call that cannot be interrupted."""
-    if cancel is None:
-        return work()
-    cancel.check()
-    wire = Wire()
-    with cancel.calling(wire.stop):
-        try:
-            return wire.do(work, cancel)
-        except BaseException:
-            wire.stop()
-            raise
 
 
 def finish(answer: BaseHTTPResponse) -> None:

@@ -7,17 +7,21 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # one is unknown to typeshed
 
 from creds import retry
 from creds.errors import StoreError, Unauthenticated
-from creds.store import StoreOptions, Window
+from creds.store import Cancel, StoreOptions, Window
 from creds.stores.s3.loop import Loop
+from creds.stores.wire import current, stoppable
 
 if TYPE_CHECKING:
     from creds.keys import AwsKeys, CredentialProvider
+
+
+T = TypeVar("T")
 
 
 class Reader(NamedTuple):
@@ -98,9 +102,9 @@ class Bucket:
                 )
             return self._client
 
-    def reader(self) -> Reader:
-        """The engine that reads, with the keys of this moment. Asks the provider, which may take its time."""
-        keys = self._keys()
+    def reader(self, cancel: Cancel | None = None) -> Reader:
+        """The engine that reads, with the keys of this moment. ``cancel`` ends the wait for them."""
+        keys = self._keys(cancel)
         with self._lock:
             if self._reader is None or not _alike(self._reader[0], keys):
                 from creds.stores.s3.reader import make_reader
@@ -115,7 +119,7 @@ class Bucket:
                     proxies=self._proxies(),
                 )
                 self._reader = keys, engine
-            return Reader(self._reader[1], self._refresher(keys))
+            return Reader(self._reader[1], self._refresher(keys, None))
 
     def _proxies(self) -> Mapping[str, str]:
         """The proxy by scheme for this server, for both engines alike; none where it is to be reached directly."""
@@ -135,20 +139,26 @@ class Bucket:
                 self._stopper = weakref.finalize(self, self._loop.stop)
             return self._loop.loop
 
-    def refresher(self) -> retry.Refresh | None:
-        """Answers, about keys that were refused, whether the provider now has others."""
-        return self._refresher(self._keys())
+    def refresher(self, cancel: Cancel | None) -> retry.Refresh | None:
+        """Answers, about keys that were refused, whether the provider now has others. ``cancel`` ends all waits."""
+        return self._refresher(self._keys(cancel), cancel)
 
-    def _keys(self) -> AwsKeys | None:
-        return None if self._provider is None else self._provider()
+    def _keys(self, cancel: Cancel | None) -> AwsKeys | None:
+        from creds.keys import at_hand
 
-    def _refresher(self, used: AwsKeys | None) -> retry.Refresh | None:
+        if self._provider is None:
+            return None
+        # A thread costs more than to ask a provider that has them; and one that is left with its verb needs no other.
+        keys = at_hand(self._provider)
+        return keys or _apart(self._provider, cancel)
+
+    def _refresher(self, used: AwsKeys | None, cancel: Cancel | None) -> retry.Refresh | None:
         from creds.keys import renewed
 
         provider = self._provider
         if provider is None or used is None:
             return None
-        return lambda error: isinstance(error, Unauthenticated) and renewed(provider, used)
+        return lambda error: isinstance(error, Unauthenticated) and _apart(lambda: renewed(provider, used), cancel)
 
     def close(self) -> None:
         """Close connections and threads; a second call does nothing."""
@@ -160,6 +170,11 @@ class Bucket:
             stopper()
         if client is not None:
             client.close()
+
+
+def _apart(work: Callable[[], T], cancel: Cancel | None) -> T:
+    """Do ``work``, whose end may be far, so that ``cancel`` ends the wait. A thread that has a wire is left anyhow."""
+    return work() if current() is not None else stoppable(work, cancel)
 
 
 def _alike(some: AwsKeys | None, others: AwsKeys | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ from botocore.credentials import CredentialResolver, Credentials, ReadOnlyCreden
 from botocore.loaders import Loader
 from botocore.session import Session
 
-from creds.store import StoreOptions, Tls
+from creds.store import S3, StoreOptions, Tls
+from creds.stores.s3 import headers
 from creds.stores.wire import Wire, current
 
 if TYPE_CHECKING:
@@ -128,7 +130,13 @@ def make_client(
     checksums: bool,
     proxies: Mapping[str, str],
 ) -> Any:
-    """A boto3 client that takes nothing from the environment and asks ``provider`` for keys at every signature."""
+    """A boto3 client that takes nothing from the environment and asks ``provider`` for keys at every signature.
+
+    Raises:
+        CredentialError: the client's certificate cannot be used.
+    """
+    # botocore would find out at the first request, and ask on the terminal for an encrypted key's passphrase.
+    options.tls.show(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     core = Session(
         # Every setting loses its environment variable and its name in ~/.aws/config, and keeps its default.
         session_vars={
@@ -172,12 +180,31 @@ def make_client(
             client_cert=_client_cert(options.tls),
         ),
     )
+    client.meta.events.register("before-call.s3.HeadBucket", _ask_once)
+    client.meta.events.register("before-sign.s3", functools.partial(_add_headers, options.s3))
     # The one private name used: without it a stopped verb's threads would wait for the server, or the timeouts. With
     # a botocore that lacks it they do.
     with contextlib.suppress(AttributeError):
         pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001 - see above
         pools.update(http=_Pool, https=_trusting(options.tls.ca_pem))
     return client
+
+
+def _ask_once(context: dict[str, Any], **_: Any) -> None:
+    """Keep botocore's question for the bucket's region from being redirected itself, which it would ask about again."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _add_headers(s3: S3, request: Any, operation_name: str, signature_version: Any, **_: Any) -> None:
+    """Say with a request what the options say of all of them; what the caller said with this one goes before it."""
+    if str(signature_version).endswith("-query"):
+        # A presigned URL: whoever holds it sends no headers of ours.
+        if s3.requester_pays:
+            request.params.setdefault(*headers.PAYER)
+        return
+    for name, value in headers.of_operation(s3, operation_name).items():
+        if name not in request.headers:
+            request.headers[name] = value
 
 
 def _trusting(ca_pem: bytes | None) -> type[_TLSPool]:

@@ -41,6 +41,7 @@ _KEYS = _Rule(Unauthenticated, hint="check the access key, the secret and the se
 _CLOCK = _Rule(Unauthenticated, hint=_HINT_CLOCK)
 _REGION = _Rule(StoreError, hint=_HINT_REGION)
 _DENIED = _Rule(AccessDenied, hint=_HINT_DENIED)
+_UNFIT = _Rule(StoreError, hint="if the object is encrypted with a key of your own, give that key: --sse-c-key")
 
 _BY_CODE: Mapping[str, _Rule] = {
     "NoSuchKey": _Rule(ObjectNotFound),
@@ -71,6 +72,8 @@ _BY_CODE: Mapping[str, _Rule] = {
     "TemporaryRedirect": _THROTTLED,
     "AuthorizationHeaderMalformed": _REGION,
     "IllegalLocationConstraintException": _REGION,
+    "InvalidRequest": _UNFIT,
+    "InvalidArgument": _UNFIT,
     "NotImplemented": _Rule(NotSupported),
     "MethodNotAllowed": _Rule(NotSupported),
 }

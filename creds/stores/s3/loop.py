@@ -81,7 +81,6 @@ class Loop:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.loop.shutdown_default_executor()
         ends = self.loop.time() + _OWED_SECONDS
         # Polled, because the last thing an obstore thread does is not an event that anybody could be told of.
         while self.loop.owing and self.loop.time() < ends:  # noqa: ASYNC110 - see above

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,8 +17,16 @@ Send = Callable[[Any, Mapping[str, str]], Any]
 """The request that publishes: takes the boto3 client and the condition's headers."""
 
 
+_MARK = "artifact-write"
+
+
 class Publisher:
-    """The condition of one write."""
+    """The condition of one write.
+
+    Attributes:
+        mark: metadata that no other write has, to know the object by when an answer was lost. An ETag cannot tell: of
+            an object that is encrypted with a KMS or a customer's key it is no MD5, and buckets do that by default.
+    """
 
     def __init__(self, verb: Verb, conditions: Conditions, if_match: str | None, *, if_none_match: bool) -> None:
         self._verb = verb
@@ -25,6 +34,7 @@ class Publisher:
         self._if_match = if_match
         self._if_none_match = if_none_match
         self.conditional = if_match is not None or if_none_match
+        self.mark = {_MARK: secrets.token_hex(16)}
 
     def compare_unless_enforced(self) -> None:
         """Hold the condition by looking, where that is all that can be done."""
@@ -36,7 +46,7 @@ class Publisher:
 
         A response that was lost on the way makes the next try fail its condition (or find its upload gone) although the
         write succeeded. So after a first try that ended without an answer a refusal is believed only when the object
-        that is there is not ours; ``etag`` says what ours would carry.
+        that is there is not ours. Ours carries ``mark``; ``etag`` says what else, for servers that keep no metadata.
         """
         self.compare_unless_enforced()
         uncertain = False
@@ -48,9 +58,9 @@ class Publisher:
                 response = self._send(send, client, headers)
             except StoreError as error:
                 if uncertain and isinstance(error, ObjectChanged | ObjectNotFound):
-                    now, ours = self._now(), etag()
-                    if now is not None and ours is not None and (now.etag, now.size_bytes) == (ours, size):
-                        return now
+                    ours = self._ours(size, etag)
+                    if ours is not None:
+                        return ours
                 if isinstance(error, ObjectChanged) and self._if_match is not None:
                     self._check_refusal(error)
                 if uncertain or not headers or not isinstance(error, ObjectNotFound):
@@ -64,6 +74,19 @@ class Publisher:
             return replace(meta.of_response(self._verb.key, response), size_bytes=size)
 
         return self._verb.call(attempt)
+
+    def _ours(self, size: int, etag: Callable[[], str | None]) -> ObjectMeta | None:
+        """The object that is there, if this write made it."""
+        try:
+            answer = self._verb.look()
+        except ObjectNotFound:
+            return None
+        now = meta.of_response(self._verb.key, answer)
+        marked = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}.get(_MARK)
+        if marked is not None:
+            return now if marked == self.mark[_MARK] and now.size_bytes == size else None
+        expected = etag()
+        return now if expected is not None and (now.etag, now.size_bytes) == (expected, size) else None
 
     def _send(self, send: Send, client: Any, headers: Mapping[str, str]) -> Any:
         with self._verb.speaking():

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from creds import retry
-from creds.errors import ObjectNotFound, StoreError, StoreUnavailable, ToolkitError
+from creds.errors import ObjectNotFound, StoreError, StoreUnavailable, ToolkitError, Unauthenticated
 from creds.store import Buffer, ObjectMeta
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Reader
@@ -19,6 +19,7 @@ from creds.stores.s3.loop import owed
 from creds.stores.s3.meta import is_strong
 from creds.stores.s3.reading import S3Reading
 from creds.stores.s3.verb import Verb
+from creds.stores.wire import spawn
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class Ranges(S3Reading):
         self._loop = self._verb.bucket.loop()
         known: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._share.take(self._part)
-        first = self._submit(self._part, self._verb.bucket.reader(), known)
+        first = self._submit(self._part, self._verb.bucket.reader(self._verb.cancel), known)
         first.add_done_callback(lambda done: _pass_on(done, known))
         self._wait(known)
         count = max(0, min(self._part, self._size - self._next))
@@ -69,7 +70,8 @@ class Ranges(S3Reading):
         self._next += count
 
     def __next__(self) -> Buffer:
-        reader = self._verb.bucket.reader()  # here, because the provider may take its time and the event loop has none
+        # Here, because the provider may take its time and the event loop has none.
+        reader = self._verb.bucket.reader(self._verb.cancel)
         with self._lock:
             self._check_open()
             self._share.give(self._handed)
@@ -135,12 +137,17 @@ class Ranges(S3Reading):
     async def _get(self, start: int, count: int, reader: Reader, known: concurrent.futures.Future[None] | None) -> Any:
         """One part, whole. ``known`` is told when the first headers are here."""
 
-        def refreshed(error: ToolkitError) -> bool:
+        async def refreshed(error: ToolkitError) -> bool:
             nonlocal reader
-            if reader.refresh is None or not reader.refresh(error):
+            if reader.refresh is None or not isinstance(error, Unauthenticated):
                 return False
-            reader = self._verb.bucket.reader()
-            return True
+            refresh, bucket = reader.refresh, self._verb.bucket
+            # A thread that nobody has to wait for: closing the store does not.
+            renewing = spawn(lambda: bucket.reader() if refresh(error) else None, None)
+            renewed = await asyncio.wrap_future(renewing)
+            if renewed is not None:
+                reader = renewed
+            return renewed is not None
 
         async def attempt() -> Any:
             result = await self._request(reader.engine, start, count)

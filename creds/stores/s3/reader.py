@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -40,6 +41,13 @@ def make_reader(
             "expires_at": None,
         }
 
+    # Says nothing on a GET, which is all that is sent from here.
+    encryption: dict[str, Any] = {"server_side_encryption": "AES256"}
+    if options.s3.sse_c_key is not None:
+        encryption = {
+            "server_side_encryption": "sse-c",
+            "sse_customer_key_base64": base64.b64encode(options.s3.sse_c_key).decode("ascii"),
+        }
     network: ClientConfig = {}
     if options.tls.ca_pem is not None:
         network["root_certificate"] = options.tls.ca_pem
@@ -60,7 +68,7 @@ def make_reader(
         # What follows says the default aloud: unsaid, an AWS_* variable would say it.
         s3_express=False,
         unsigned_payload=False,
-        request_payer=False,
+        request_payer=options.s3.requester_pays,
         imdsv1_fallback=False,
         checksum_algorithm="SHA256",
         conditional_put="etag",
@@ -68,7 +76,7 @@ def make_reader(
         disable_tagging=False,
         disable_bulk_delete=False,
         sse_bucket_key_enabled=False,
-        server_side_encryption="AES256",  # says nothing on a GET, which is all that is sent from here
+        **encryption,
         client_options={
             "allow_http": endpoint.startswith("http://"),
             "allow_invalid_certificates": False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from creds.errors import NotSupported, ObjectNotFound, StoreError
+from creds.errors import CredentialError, NotSupported, ObjectNotFound, StoreError
 from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, StoreOptions
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Bucket
@@ -35,6 +35,9 @@ class S3Store:
         checksums: let boto3 send its default checksums, which many servers other than AWS refuse.
         guard: called once, before the first connection; what it raises is what the verb raises.
         location: the masked ``s3://host/bucket`` that errors name.
+
+    Raises:
+        CredentialError: the customer's key (``options.s3``) would travel in plaintext.
     """
 
     def __init__(
@@ -51,6 +54,12 @@ class S3Store:
         guard: Callable[[], None] | None = None,
         location: str = "",
     ) -> None:
+        if options.s3.sse_c_key is not None and (endpoint_url or "").startswith("http://"):
+            raise CredentialError(
+                f"{location}: the customer's key goes over TLS alone",
+                location=location,
+                hint="use an https:// endpoint, or another encryption",
+            )
         self._bucket = Bucket(
             bucket,
             endpoint_url=endpoint_url,
@@ -157,8 +166,18 @@ class S3Store:
         verb = Verb(self._bucket, "delete", key, cancel)
         try:
             verb.stoppable(lambda: verb.call(lambda client: client.delete_object(**verb.target)))
+        except ObjectNotFound as error:
+            # Some servers do tell; it is gone either way. A 404 that names nothing may be about the bucket.
+            if error.server_code is None:
+                self._check_gone(verb)
+
+    @staticmethod
+    def _check_gone(verb: Verb) -> None:
+        try:
+            verb.stoppable(verb.head)
         except ObjectNotFound:
-            return  # some servers do tell; it is gone either way
+            return
+        raise verb.failed(StoreError, "404, and the object is still there")
 
     def unfinished(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[Unfinished]:
         """Every upload in parts that was never finished and whose key starts with ``prefix``, page by page."""
@@ -172,7 +191,8 @@ class S3Store:
         """A presigned URL for GET or PUT. Its life is the shorter of ``expires_seconds`` and the keys' own.
 
         Raises:
-            NotSupported: another method, or an anonymous store.
+            NotSupported: another method; an anonymous store; or options whose headers the URL's holder would have to
+                send (a customer's key, ``sse`` on PUT).
             ValueError: ``expires_seconds`` is not within 1 second and 7 days, which is S3's limit.
         """
         verb = Verb(self._bucket, "sign", key)
@@ -183,6 +203,9 @@ class S3Store:
             raise verb.failed(NotSupported, "an anonymous store has no keys to sign with")
         if not 1 <= expires_seconds <= 7 * 24 * 3600:
             raise ValueError(f"expires_seconds is {expires_seconds}; S3 signs for 1 second to 7 days")
+        s3 = self._bucket.options.s3
+        if s3.sse_c_key is not None or (s3.sse is not None and method == "PUT"):
+            raise verb.failed(NotSupported, "a URL cannot say how the object is encrypted")
         client = self.client
         with verb.speaking():
             url: str = client.generate_presigned_url(calls[method], Params=verb.target, ExpiresIn=expires_seconds)

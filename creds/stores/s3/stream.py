@@ -39,9 +39,7 @@ class Stream(S3Reading):
         self._verb.stoppable(self._reopen)
 
     def __next__(self) -> Buffer:
-        chunk = retry.run(
-            self._read, self._verb.schedule(), cancel=self._verb.cancel, refresh=self._verb.bucket.refresher()
-        )
+        chunk = retry.run(self._read, self._verb.schedule(), cancel=self._verb.cancel, refresh=self._verb.refresher())
         if not chunk:
             raise StopIteration
         return chunk

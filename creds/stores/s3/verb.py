@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from creds import retry
-from creds.errors import StoreError, ToolkitError
+from creds.errors import StoreError, ToolkitError, bare
 from creds.store import Cancel, ObjectMeta, OnRetry, Retries
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Bucket
 from creds.stores.s3.errors import error_of, failed, from_boto
-from creds.stores.wire import Wire
+from creds.stores.wire import stoppable
 
 E = TypeVar("E", bound=StoreError)
 T = TypeVar("T")
@@ -59,10 +59,11 @@ class Verb:
         except (BotoCoreError, ClientError, HTTPError, OSError) as error:
             if self.cancel is not None:
                 self.cancel.check()
-            raise error_of(from_boto(error), self.op, self.where) from error
+            # Bare: botocore's frames hold requests, and those their headers: tokens, a customer's key.
+            raise error_of(from_boto(error), self.op, self.where) from bare(error)
         except (KeyError, ValueError) as error:
             # botocore reads an answer of any shape: what is missing or unreadable in it is met here.
-            raise self.failed(StoreError, "an answer that is not S3's", hint="check the endpoint") from error
+            raise self.failed(StoreError, "an answer that is not S3's", hint="check the endpoint") from bare(error)
 
     def call(self, work: Callable[[Any], T], retries: Retries | None = None) -> T:
         """Do one idempotent request, which ``work`` makes of the client, in this thread."""
@@ -72,20 +73,15 @@ class Verb:
             with self.speaking():
                 return work(client)
 
-        return retry.run(attempt, self.schedule(retries), cancel=self.cancel, refresh=self.bucket.refresher())
+        return retry.run(attempt, self.schedule(retries), cancel=self.cancel, refresh=self.refresher())
 
     def stoppable(self, work: Callable[[], T]) -> T:
         """Do ``work`` so that ``cancel`` ends it at once, even inside a call that cannot be interrupted."""
-        if self.cancel is None:
-            return work()
-        self.cancel.check()
-        wire = Wire()
-        with self.cancel.calling(wire.stop):
-            try:
-                return wire.do(work, self.cancel)
-            except BaseException:
-                wire.stop()
-                raise
+        return stoppable(work, self.cancel)
+
+    def refresher(self) -> retry.Refresh | None:
+        """Answers, about keys that were refused, whether there are others now; ``cancel`` ends the wait for them."""
+        return self.bucket.refresher(self.cancel)
 
     def schedule(self, retries: Retries | None = None) -> retry.Schedule:
         """When, and whether, this verb tries again."""
@@ -93,15 +89,23 @@ class Verb:
 
     def head(self) -> ObjectMeta:
         """What the server says of the key, asked in this thread."""
+        return meta.of_response(self.key, self.look())
+
+    def look(self) -> Mapping[str, Any]:
+        """The whole of what the server says of the key, as boto3 gives it, asked in this thread."""
         call = replace(self, op="head").call
 
-        def get(client: Any, **ranged: str) -> ObjectMeta:
-            response = client.get_object(**self.target, **ranged)
+        def get(client: Any, **ranged: str) -> Mapping[str, Any]:
+            response: Mapping[str, Any] = client.get_object(**self.target, **ranged)
             response["Body"].close()
-            return meta.of_response(self.key, response)
+            return response
+
+        def head(client: Any) -> Mapping[str, Any]:
+            response: Mapping[str, Any] = client.head_object(**self.target)
+            return response
 
         try:
-            return call(lambda client: meta.of_response(self.key, client.head_object(**self.target)))
+            return call(head)
         except StoreError as error:
             if error.http_status is None or error.retryable:
                 raise

@@ -53,7 +53,8 @@ class Upload:
 
     def _put(self, content: bytes) -> ObjectMeta:
         def send(client: Any, headers: Mapping[str, str]) -> Any:
-            return client.put_object(**self._verb.target, **self._described, **headers, Body=content)
+            described = self._marked() if self._publisher.conditional else self._described
+            return client.put_object(**self._verb.target, **described, **headers, Body=content)
 
         def etag() -> str:
             return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
@@ -83,8 +84,12 @@ class Upload:
 
     def _create(self, client: Any) -> str:
         summed = {"ChecksumAlgorithm": "CRC32"} if self._verb.bucket.checksums else {}
-        upload_id: str = client.create_multipart_upload(**self._verb.target, **self._described, **summed)["UploadId"]
+        upload_id: str = client.create_multipart_upload(**self._verb.target, **self._marked(), **summed)["UploadId"]
         return upload_id
+
+    def _marked(self) -> dict[str, Any]:
+        """What describes the object, and by what its publisher knows it again."""
+        return {**self._described, "Metadata": {**self._described.get("Metadata", {}), **self._publisher.mark}}
 
     def _send(self, upload_id: str, number: int, content: bytes) -> None:
         if number > MAX_PARTS:
