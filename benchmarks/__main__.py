@@ -139,8 +139,9 @@ def run(options: argparse.Namespace, chosen: Sequence[Work], results: Results) -
             print(report.table(measured), flush=True)
 
 
-def main() -> int:
-    options = arguments(sys.argv[1:])
+def main(given: Sequence[str] | None = None) -> int:
+    """Measure, print, write. 1 when a contender failed; one that is not here is no failure."""
+    options = arguments(sys.argv[1:] if given is None else given)
     every = works(QUICK if options.quick else FULL, growth=not options.quick)
     if options.list:
         print("\n".join(f"{work.name:28} {work.title}" for work in every))

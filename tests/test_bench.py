@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import servers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import content, docs, report
+from benchmarks.__main__ import main
 from benchmarks.goals import GOALS, Goal, judge
 from benchmarks.measure import Contender, Failed, Outcome, Pipeline, Run, ratio, rounds, run
+from benchmarks.peers import Programs
 from benchmarks.report import Measured, Results
-from benchmarks.works import FULL, QUICK, works
+from benchmarks.services import Server, delayed
+from benchmarks.works import FULL, QUICK, Place, Sizes, works
+
+TINY = Sizes(
+    large_bytes=1000,
+    upload_bytes=1000,
+    small_files=20,
+    upload_small_files=20,
+    object_bytes=1000,
+    objects=5,
+    parse_rounds=1,
+)
 
 
 def python(code: str, **more: object) -> Pipeline:
@@ -145,29 +162,17 @@ def test_a_goal_on_memory_is_a_difference() -> None:
 
 def test_every_goal_has_its_work_and_names_what_takes_part(tmp_path: Path) -> None:
     """A goal that names no work, or a contender nobody makes, could never be missed."""
-    from benchmarks.peers import Programs
-    from benchmarks.services import Server
-    from benchmarks.works import Place, Sizes
-
-    tiny = Sizes(
-        large_bytes=1000,
-        upload_bytes=1000,
-        small_files=2,
-        upload_small_files=2,
-        object_bytes=1000,
-        objects=2,
-        parse_rounds=1,
-    )
     assert {work.name for work in works(FULL, growth=True)} >= {work.name for work in works(QUICK, growth=False)}
-    by_name = {work.name: work for work in works(tiny, growth=False)}
+    by_name = {work.name: work for work in works(TINY, growth=False)}
     shelf = content.Shelf(tmp_path / "shelf", lambda _: None)
     server = Server(kind="nginx", endpoint_url="http://127.0.0.1:1")
     programs = Programs(peers=tmp_path, against={})
-    for goal in GOALS:
-        place = Place(shelf=shelf, programs=programs, server=server, scratch=tmp_path)
-        prepared = by_name[goal.work].prepare(place)
+    place = Place(shelf=shelf, programs=programs, server=server, scratch=tmp_path)
+    for name in sorted({goal.work for goal in GOALS}):
+        prepared = by_name[name].prepare(place)
         prepared.close()
-        assert {goal.ours, *goal.peers} <= set(prepared.contenders), goal
+        for goal in (goal for goal in GOALS if goal.work == name):
+            assert {goal.ours, *goal.peers} <= set(prepared.contenders), goal
 
 
 def measured() -> Results:
@@ -245,12 +250,6 @@ def test_an_archive_and_its_folder_have_one_digest(tmp_path: Path) -> None:
 
 def test_what_is_far_away_is_whole_and_late() -> None:
     """Through the proxy every byte arrives, half a round trip later in each direction and once more to connect."""
-    import socket
-    import threading
-    import time
-
-    from benchmarks.services import Server, delayed
-
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def echo() -> None:
@@ -275,3 +274,40 @@ def test_what_is_far_away_is_whole_and_late() -> None:
         answering.join()
     assert came == b"ab" * 500_000
     assert taken >= 0.1
+
+
+def test_a_tiny_work_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command itself, without a server: table, goals, JSON and plots come out, and this project is among them."""
+    given = ["--quick", "--only", "start", "--runs", "1", "--keep", str(tmp_path), "--json", str(tmp_path / "j")]
+    assert main([*given, "--to", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "\n| artifacts --help | 0." in said
+    assert "of 2 goals met" in said
+    read = json.loads((tmp_path / "j").read_text())
+    assert [work["name"] for work in read["works"]] == ["start"]
+    assert {len(outcome["runs"]) for outcome in read["works"][0]["outcomes"]} == {1}
+
+
+def test_an_unknown_work_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that is no work's ends the command before anything runs."""
+    assert main(["--only", "start,nonsense"]) == 2
+    assert capsys.readouterr().err == "no such work: nonsense; see --list\n"
+
+
+@pytest.mark.parametrize("name", ["upload-small-gz", "deployed-objects"])
+def test_contenders_do_their_work_on_a_real_server(seaweed: servers.S3Server, tmp_path: Path, name: str) -> None:
+    """Each program of the test extra moves what it should, and all leave the same."""
+    server = Server(kind="SeaweedFS", endpoint_url=seaweed.endpoint_url)
+    shelf = content.Shelf(tmp_path / "shelf", lambda _: None)
+    place = Place(shelf=shelf, programs=Programs(peers=tmp_path / "none", against={}), server=server, scratch=tmp_path)
+    prepared = next(work for work in works(TINY, growth=False) if work.name == name).prepare(place)
+    try:
+        here = {who: one for who, one in prepared.contenders.items() if who.startswith(("artifacts", "floor"))}
+        here |= {who: one for who, one in prepared.contenders.items() if "curl" in who or "rclone" in who}
+        found = rounds(here, tmp_path / "into", runs=1, expected=prepared.expected)
+    finally:
+        prepared.close()
+    assert {who: one.why for who, one in found.items() if not who.endswith("prefix")} == {
+        who: "" for who in here if not who.endswith("prefix")
+    }
+    assert {"artifacts", "rclone"} <= {word for who in found for word in who.replace(",", " ").split()}
