@@ -131,7 +131,7 @@ class Peers:
 
     def aws(self) -> list[str]:
         program = str(self.programs.peers / "bin" / "aws")
-        return [program, "--endpoint-url", self.server.endpoint_url, "--no-cli-pager"]
+        return [program, "--endpoint-url", self.server.endpoint_url]
 
     def unpacking(self, key: str, kind: str) -> dict[str, Contender]:
         """Everything that fetches the archive ``key`` and unpacks it into the folder ``out``."""

@@ -44,12 +44,12 @@ FULL = Sizes(
     parse_rounds=200,
 )
 QUICK = Sizes(
-    large_bytes=320 * MIB,
-    upload_bytes=160 * MIB,
-    small_files=12_000,
-    upload_small_files=5_000,
-    object_bytes=768 * MIB,
-    objects=500,
+    large_bytes=240 * MIB,
+    upload_bytes=120 * MIB,
+    small_files=8_000,
+    upload_small_files=4_000,
+    object_bytes=512 * MIB,
+    objects=400,
     parse_rounds=20,
 )
 

@@ -68,6 +68,16 @@ class Minio:
         self.client.put_object(self.bucket, key, stream, length=-1, part_size=PART_BYTES)
 
 
+class OnlyBytes:
+    """obstore reads into a type of its own, in which tarfile cannot look for magic."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def read(self, count):
+        return bytes(self.file.read(count))
+
+
 class Obstore:
     def __init__(self, bucket):
         import obstore
@@ -75,7 +85,7 @@ class Obstore:
         self.obstore, self.store = obstore, stores.obstore_store(bucket)
 
     def stream(self, key):
-        return self.obstore.open_reader(self.store, key, buffer_size=PART_BYTES)
+        return OnlyBytes(self.obstore.open_reader(self.store, key, buffer_size=PART_BYTES))
 
     def file(self, key, path):
         size = self.obstore.head(self.store, key)["size"]
