@@ -171,9 +171,10 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.plots or options.write_docs:
         from benchmarks import plots
 
-        plots.draw(results, Path(options.plots) if options.plots else docs.IMAGES)
-    if options.write_docs:
-        docs.write(results)
+        if options.plots:
+            plots.draw(results, Path(options.plots))
+        if options.write_docs:
+            docs.write(results, plots.draw(results, docs.IMAGES))
     return 1 if any(outcome.why and not outcome.missing for work in results.works for outcome in work.outcomes) else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
@@ -14,20 +15,26 @@ IMAGES = ROOT / "docs" / "img"
 BLOCK = re.compile(r"(<!-- bench:([a-z0-9*,-]+) -->\n)(.*?)(<!-- /bench -->)", re.DOTALL)
 
 
-def write(results: Results, page: Path = PAGE) -> None:
+def write(results: Results, pictures: Sequence[Path] = (), page: Path = PAGE) -> None:
     """Fill the page's blocks.
 
-    A block is ``machine``, ``goals``, or the names of works with commas between them, where ``fetch-*`` stands for all
-    that begin so. One whose works were not measured stays as it is.
+    A block is ``machine``, ``goals``, ``plot-`` and a picture's name, or the names of works with commas between them,
+    where ``fetch-*`` stands for all that begin so. One whose works were not measured stays as it is.
+
+    Args:
+        pictures: of :func:`benchmarks.plots.draw`, in ``IMAGES``.
     """
 
     def filled(found: re.Match[str]) -> str:
-        return found[1] + (_filled(found[2], results) or found[3]) + found[4]
+        return found[1] + (_filled(found[2], results, pictures) or found[3]) + found[4]
 
     page.write_text(BLOCK.sub(filled, page.read_text()))
 
 
-def _filled(name: str, results: Results) -> str:
+def _filled(name: str, results: Results, pictures: Sequence[Path]) -> str:
+    if name.startswith("plot-"):
+        plot = name.removeprefix("plot-")
+        return "".join(f"\n![{plot}](img/{path.name})\n" for path in pictures if path.stem == plot)
     if name == "machine":
         return _machine(results)
     if name == "goals":

@@ -13,12 +13,13 @@ from benchmarks.report import Measured, Results
 mpl.use("svg")
 
 MINE, BASE, OTHERS = "#1b6ca8", "#c9c9c9", "#e0a458"
-PANELS = {
+PANELS: dict[str, list[str]] = {
     "fetch": ["fetch-large-tar", "fetch-large-gz", "fetch-small-tar", "fetch-small-gz"],
     "objects": ["objects", "object", "far-objects", "far-fetch-large-tar"],
     "upload": ["upload-large-tar", "upload-large-gz", "upload-small-tar", "upload-small-gz"],
     "deployed": ["deployed-fetch-large-tar", "deployed-fetch-small-tar", "deployed-object", "deployed-objects"],
 }
+NAMES = [*PANELS, "growth-bytes", "growth-members"]
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
@@ -36,7 +37,9 @@ def draw(results: Results, folder: Path) -> list[Path]:
     files = []
     for name, chosen in PANELS.items():
         if found := [works[one] for one in chosen if one in works]:
-            figure, panes = plt.subplots(len(found), 1, figsize=(8, 2.4 * len(found)), squeeze=False)
+            heights = [1 + 0.25 * sum(outcome.ok for outcome in work.outcomes) for work in found]
+            shape: dict[str, Any] = {"figsize": (8, sum(heights)), "height_ratios": heights, "squeeze": False}
+            figure, panes = plt.subplots(len(found), 1, **shape)
             for pane, work in zip(panes[:, 0], found, strict=True):
                 _bars(pane, work)
             files.append(_save(figure, folder / f"{name}.svg"))

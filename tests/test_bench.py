@@ -14,7 +14,7 @@ import servers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import content, docs, report
+from benchmarks import content, docs, plots, report
 from benchmarks.__main__ import main
 from benchmarks.goals import GOALS, Goal, judge
 from benchmarks.measure import Contender, Failed, Outcome, Pipeline, Run, ratio, rounds, run
@@ -217,18 +217,26 @@ def test_the_page_is_filled_between_its_markers(tmp_path: Path) -> None:
     """The block of what was measured changes; that of what was not, and the prose, stay."""
     page = tmp_path / "page.md"
     page.write_text(
-        "prose\n<!-- bench:fetch-* -->\nold\n<!-- /bench -->\n<!-- bench:objects -->\nkept\n<!-- /bench -->\nend\n"
+        "prose\n<!-- bench:plot-fetch -->\n<!-- /bench -->\n<!-- bench:fetch-* -->\nold\n<!-- /bench -->\n<!-- bench:objects -->\nkept\n<!-- /bench -->\nend\n"
     )
-    docs.write(measured(), page)
+    docs.write(measured(), plots.draw(measured(), tmp_path), page)
     text = page.read_text()
-    assert text.startswith("prose\n<!-- bench:fetch-* -->\n\nfetch-large-tar: fetch, nginx\n")
+    assert text.startswith(
+        "prose\n<!-- bench:plot-fetch -->\n\n![fetch](img/fetch.svg)\n<!-- /bench -->\n"
+        "<!-- bench:fetch-* -->\n\nfetch-large-tar: fetch, nginx\n"
+    )
+    assert (tmp_path / "fetch.svg").read_text().startswith("<?xml")
     assert "old" not in text
     assert text.endswith("<!-- bench:objects -->\nkept\n<!-- /bench -->\nend\n")
 
 
 def test_every_block_of_the_real_page_names_works() -> None:
     """A block whose name nothing matches would never be filled."""
-    names = {work.name for work in works(FULL, growth=True)} | {"machine", "goals"}
+    names = (
+        {work.name for work in works(FULL, growth=True)}
+        | {"machine", "goals"}
+        | {f"plot-{name}" for name in plots.NAMES}
+    )
     blocks = [found[2] for found in docs.BLOCK.finditer(docs.PAGE.read_text())]
     assert "goals" in blocks
     for block in blocks:
