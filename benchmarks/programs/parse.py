@@ -1,23 +1,19 @@
-"""How long reading and writing a request takes, beside pydantic's own strict parse of the same document.
+"""Reads, or reads and writes, all recorded valid documents of more than 1,500 bytes, ROUNDS times.
 
-Prints medians over the recorded valid documents of more than 1,500 bytes. Those are full of what slows a parser down:
-null, unknown fields, names in other cases, escapes, odd numbers.
+usage: parse.py loads|dumps|pydantic ROUNDS
 
-    python benchmarks/request_parsing.py
+Those documents are full of what slows a parser down: null, unknown fields, names in other cases, escapes, odd numbers.
+"pydantic" is its own strict parse of the same fields, the least that reading them can take.
 """
 
 # ruff: noqa: N815  the fields have the wire's names
 
-import gc
 import json
-import statistics
-import time
+import sys
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
-
-from artifacts.request import dumps, loads
 
 Text = str | None
 Count = int | None
@@ -121,30 +117,20 @@ class Whole(BaseModel):
     experiment: Work | None = None
 
 
-def microseconds(work, documents, rounds=60):
-    """The median over rounds of the time a document takes, garbage collection on, as in any program."""
-    times = []
-    for _ in range(rounds):
-        gc.collect()
-        start = time.perf_counter()
-        for document in documents:
-            work(document)
-        times.append((time.perf_counter() - start) / len(documents))
-    return statistics.median(times) * 1e6
-
-
 def main():
-    path = Path(__file__).parent.parent / "tests/vectors/request_vectors.jsonl"
+    work, rounds = sys.argv[1], int(sys.argv[2])
+    path = Path(__file__).parent.parent.parent / "tests/vectors/request_vectors.jsonl"
     vectors = [json.loads(line) for line in path.read_bytes().splitlines()]
     documents = [v["in"].encode() for v in vectors if v["ok"] and "in" in v and len(v["in"].encode()) > 1500]
-    requests = [loads(document) for document in documents]
-    strict = microseconds(lambda document: Whole.model_validate_json(document, strict=True), documents)
-    reading = microseconds(loads, documents)
-    writing = microseconds(dumps, requests)
-    both = microseconds(lambda document: dumps(loads(document)), documents)
-    print(f"{len(documents)} documents of {sum(map(len, documents)) // len(documents)} bytes on average")
-    for name, taken in (("pydantic, strict", strict), ("loads", reading), ("dumps", writing), ("loads + dumps", both)):
-        print(f"{name:18s} {taken:7.1f} us  {taken / strict:5.2f}")
+    if work == "pydantic":
+        read = lambda document: Whole.model_validate_json(document, strict=True)
+    else:
+        from artifacts.request import dumps, loads
+
+        read = loads if work == "loads" else lambda document: dumps(loads(document))
+    for _ in range(rounds):
+        for document in documents:
+            read(document)
 
 
 if __name__ == "__main__":

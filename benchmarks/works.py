@@ -1,0 +1,383 @@
+"""What is measured: each work's contenders, on which server, and what must come out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import content
+from benchmarks.content import BUCKET, MIB, Files, Shelf
+from benchmarks.measure import Contender, Pipeline
+from benchmarks.peers import OURS, UNTAR, Peers, Programs
+from benchmarks.services import NGINX, ROOT, SEAWEEDFS, Server
+
+FAR_SECONDS = 0.020
+UPLOADS = "uploads"
+"""The bucket that takes uploads. It is made before each run and removed after it, with what SeaweedFS keeps for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is moved."""
+
+    large_bytes: int
+    upload_bytes: int
+    small_files: int
+    upload_small_files: int
+    object_bytes: int
+    objects: int
+    parse_rounds: int
+
+
+FULL = Sizes(
+    large_bytes=1600 * MIB,
+    upload_bytes=520 * MIB,
+    small_files=60_000,
+    upload_small_files=20_000,
+    object_bytes=4096 * MIB,
+    objects=2000,
+    parse_rounds=200,
+)
+QUICK = Sizes(
+    large_bytes=240 * MIB,
+    upload_bytes=120 * MIB,
+    small_files=8_000,
+    upload_small_files=4_000,
+    object_bytes=512 * MIB,
+    objects=400,
+    parse_rounds=20,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What a work is given.
+
+    Attributes:
+        server: None for works that need none.
+        scratch: a folder for lists and requests.
+    """
+
+    shelf: Shelf
+    programs: Programs
+    server: Server | None
+    scratch: Path
+
+    @property
+    def peers(self) -> Peers:
+        assert self.server is not None
+        return Peers(programs=self.programs, server=self.server)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What takes turns.
+
+    Attributes:
+        expected: the digest that each contender must leave, None where nothing is left.
+        close: called when all is done.
+    """
+
+    contenders: Mapping[str, Contender]
+    expected: str | None = None
+    close: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One row of the tables.
+
+    Attributes:
+        amount: what it moves, in bytes or members, for works that are points of a curve.
+        round_trip_seconds: of the server, beside what loopback takes.
+    """
+
+    name: str
+    title: str
+    prepare: Callable[[Place], Prepared]
+    server: str | None = None
+    round_trip_seconds: float = 0.0
+    amount: int | None = None
+
+
+def works(sizes: Sizes, *, growth: bool) -> list[Work]:
+    """Every work at these sizes; with ``growth`` the curves too, which take long."""
+    large, medium = content.large(sizes.large_bytes), content.large(sizes.upload_bytes)
+    small, fewer = content.small(sizes.small_files), content.small(sizes.upload_small_files)
+    empty = Files(100_000 * sizes.small_files // FULL.small_files, 0)
+    found = [_start(), _parsing(sizes.parse_rounds)]
+    archives = [(name, files, kind) for name, files in (("large", large), ("small", small)) for kind in ("tar", "gz")]
+    more = [("medium", medium, kind) for kind in UNTAR] + [("fewer", fewer, kind) for kind in ("tar", "gz")]
+    more += [("large", large, "zst"), ("empty", empty, "tar")]
+    found += [_fetch(f"fetch-{name}-{kind}", files, kind, NGINX) for name, files, kind in archives + more]
+    found += [_fetch(f"deployed-fetch-{name}-{kind}", files, kind, SEAWEEDFS) for name, files, kind in archives]
+    for prefix, server in (("", NGINX), ("deployed-", SEAWEEDFS)):
+        found.append(_object(f"{prefix}object", sizes.object_bytes, server))
+        found.append(_objects(f"{prefix}objects", sizes.objects, server))
+    for title, files in (("large", medium), ("small", fewer)):
+        found += [_upload(f"upload-{title}-{kind}", files, kind) for kind in ("tar", "gz")]
+    found.append(_fetch("far-fetch-large-tar", medium, "tar", NGINX, round_trip_seconds=FAR_SECONDS))
+    found.append(_objects("far-objects", sizes.objects, NGINX, round_trip_seconds=FAR_SECONDS))
+    found.append(_eight(medium))
+    for title, files in (("large", medium), ("small", fewer)):
+        found += [_unpack(f"unpack-{title}-{kind}", files, kind) for kind in ("tar", "gz")]
+        found += [_pack(f"pack-{title}-{kind}", files, kind) for kind in ("tar", "gz")]
+    if growth:
+        for mib in (1, 16, 128, 1024, 8192):
+            found.append(_curve(f"bytes-{mib}m", content.large(mib * MIB, 32 * MIB), mib * MIB))
+        for members in (10, 1_000, 20_000, 200_000):
+            found.append(_curve(f"members-{members}", content.small(members), members))
+    return found
+
+
+def _amount(count: int) -> str:
+    return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 29 else f"{count / MIB:.0f} MiB"
+
+
+def _described(files: Files, kind: str) -> str:
+    if files.size_bytes >= MIB:
+        return f"{_amount(files.total_bytes)} in {files.count} files, {kind}"
+    size = f"{files.size_bytes // 1024} KiB" if files.size_bytes else "0 bytes"
+    return f"{files.count:,} files of {size}, {kind}"
+
+
+def _far(title: str, round_trip_seconds: float) -> str:
+    return f"{title}, {1000 * round_trip_seconds:.0f} ms away" if round_trip_seconds else title
+
+
+def _stock(place: Place, keys: list[str]) -> None:
+    """Have the objects in the server's bucket; nginx serves them where they lie."""
+    assert place.server is not None
+    if place.server.kind == NGINX:
+        return
+    with contextlib.closing(place.server.s3()) as server:
+        client = server.client()
+        there = {
+            found["Key"]
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+            for found in page.get("Contents", [])
+        }
+        for key in keys:
+            if key not in there:
+                client.upload_file(str(place.shelf.bucket / key), BUCKET, key)
+
+
+def _tree(into: Path) -> str:
+    return content.tree_digest(into / "out")
+
+
+def _checked(
+    contenders: Mapping[str, Contender], digest: Callable[[Path], str] | None, **more: Any
+) -> dict[str, Contender]:
+    return {name: replace(contender, digest=digest, **more) for name, contender in contenders.items()}
+
+
+def _fetch(name: str, files: Files, kind: str, server: str, *, round_trip_seconds: float = 0.0) -> Work:
+    def prepare(place: Place) -> Prepared:
+        key = place.shelf.archive(files, kind)
+        _stock(place, [key])
+        expected = place.shelf.archive_digest(files)
+        return Prepared(contenders=_checked(place.peers.unpacking(key, kind), _tree), expected=expected)
+
+    title = _far(f"fetch and unpack {_described(files, kind)}", round_trip_seconds)
+    return Work(name=name, title=title, prepare=prepare, server=server, round_trip_seconds=round_trip_seconds)
+
+
+def _object(name: str, size: int, server: str) -> Work:
+    def prepare(place: Place) -> Prepared:
+        key = place.shelf.object(size)
+        _stock(place, [key])
+        contenders = _checked(place.peers.one_file(key), lambda into: content.file_digest(into / "out"))
+        return Prepared(contenders=contenders, expected=place.shelf.file_digest(key))
+
+    return Work(name=name, title=f"fetch one object of {_amount(size)}", prepare=prepare, server=server)
+
+
+def _objects(name: str, count: int, server: str, *, round_trip_seconds: float = 0.0) -> Work:
+    def prepare(place: Place) -> Prepared:
+        keys = place.shelf.objects(count, 64 << 10)
+        _stock(place, keys)
+        request = _request(place, {f"o{number:05}": key for number, key in enumerate(keys)}, unpack=False)
+        contenders = place.peers.many_objects(keys, place.scratch / "lists", request)
+        folder = place.shelf.bucket / keys[0].rpartition("/")[0]
+        expected = place.shelf.digest(folder.name, lambda: content.tree_digest(folder, flat=".bin"))
+        digest = lambda into: content.tree_digest(into, flat=".bin")
+        return Prepared(contenders=_checked(contenders, digest), expected=expected)
+
+    title = _far(f"fetch {count:,} objects of 64 KiB", round_trip_seconds)
+    return Work(name=name, title=title, prepare=prepare, server=server, round_trip_seconds=round_trip_seconds)
+
+
+def _request(place: Place, keys: Mapping[str, str], *, unpack: bool) -> Path:
+    """A document that names the objects as artifacts."""
+    assert place.server is not None
+    environ = place.server.environ
+    aws = {"access_key": environ["AWS_ACCESS_KEY_ID"], "secret_access_key": environ["AWS_SECRET_ACCESS_KEY"]}
+    artifacts = {
+        label: {
+            "bucket": BUCKET,
+            "key": key,
+            "mutable": False,
+            "unpack": unpack,
+            "qualified": f"s3://{place.server.address}/{BUCKET}/{key}",
+            "credentials": {"aws": aws},
+        }
+        for label, key in keys.items()
+    }
+    path = place.scratch / "request.json"
+    path.write_text(json.dumps({"experiment": {"key": "bench", "artifacts": artifacts}}))
+    return path
+
+
+def _upload(name: str, files: Files, kind: str) -> Work:
+    def prepare(place: Place) -> Prepared:
+        assert place.server is not None
+        tree, key = place.shelf.tree(files), f"packed.tar{'.gz' if kind == 'gz' else ''}"
+        peers = replace(place.peers, bucket=UPLOADS)
+        store = place.server.s3()
+        client = store.client()
+
+        def make(_: Path) -> None:
+            client.create_bucket(Bucket=UPLOADS)
+            client.put_object(Bucket=UPLOADS, Key="first", Body=b"so that volumes are there")
+
+        def clean(_: Path) -> None:
+            for found in client.list_objects_v2(Bucket=UPLOADS).get("Contents", []):
+                client.delete_object(Bucket=UPLOADS, Key=found["Key"])
+            client.delete_bucket(Bucket=UPLOADS)
+
+        def digest(_: Path) -> str:
+            try:
+                return content.tar_digest(client.get_object(Bucket=UPLOADS, Key=key)["Body"])
+            except client.exceptions.NoSuchKey:
+                return "no object"
+
+        contenders = _checked(peers.uploading(key, tree), digest, prepare=make, clean=clean)
+        expected = place.shelf.archive_digest(files)
+        return Prepared(contenders=contenders, expected=expected, close=store.close)
+
+    return Work(name=name, title=f"pack and upload {_described(files, kind)}", prepare=prepare, server=SEAWEEDFS)
+
+
+def _eight(files: Files) -> Work:
+    def prepare(place: Place) -> Prepared:
+        keys = [place.shelf.archive(files, kind) for kind in ("tar", "gz")]
+        request = _request(place, {f"label{number}": keys[number % 2] for number in range(8)}, unpack=True)
+        assert place.server is not None
+        endpoint = place.server.endpoint_url
+        ours = place.peers.ours("stage", "--quiet", "--endpoint", endpoint, "--into", _staged, str(request))
+        digest = lambda into: content.tree_digest(into / "out" / "label7")
+        contenders = {**_checked(ours, digest), "python": _python("pass")}
+        return Prepared(contenders=contenders, expected=place.shelf.archive_digest(files))
+
+    title = f"stage 8 artifacts of {_described(files, 'tar and gz')}"
+    return Work(name="eight-at-once", title=title, prepare=prepare, server=NGINX)
+
+
+def _staged(into: Path) -> str:
+    return str(into / "out")
+
+
+def _curve(name: str, files: Files, amount: int) -> Work:
+    """A point of a curve: this project, and curl and tar for comparison."""
+
+    def prepare(place: Place) -> Prepared:
+        key = place.shelf.archive(files, "tar")
+        contenders = _checked(place.peers.unpacking(key, "tar"), _tree)
+        kept = {name: found for name, found in contenders.items() if name.startswith((OURS, "curl"))}
+        return Prepared(contenders=kept, expected=place.shelf.archive_digest(files))
+
+    title = f"fetch and unpack {_described(files, 'tar')}"
+    return Work(name=name, title=title, prepare=prepare, server=NGINX, amount=amount)
+
+
+def _python(code: str) -> Contender:
+    return Contender(pipeline=lambda _: Pipeline(argvs=[[sys.executable, "-c", code]]))
+
+
+def _start() -> Work:
+    def prepare(place: Place) -> Prepared:
+        contenders = {
+            "python": _python("pass"),
+            "pydantic, one model": _python("import pydantic\nclass M(pydantic.BaseModel):\n    a: int = 0"),
+        }
+        for name, root in {"": ROOT, **{f" {name}": root for name, root in place.programs.against.items()}}.items():
+            path = {"PYTHONPATH": str(root)}
+            for title, arguments in (
+                ("import artifacts", ["-c", "import artifacts"]),
+                ("import artifacts, loads", ["-c", "import artifacts; artifacts.loads(b'{}')"]),
+                ("artifacts --help", ["-m", "artifacts.cli", "--help"]),
+            ):
+                pipeline = Pipeline(argvs=[[sys.executable, *arguments]], environ=path)
+                contenders[title + name] = Contender(pipeline=lambda _, pipeline=pipeline: pipeline)
+        return Prepared(contenders=contenders)
+
+    return Work(name="start", title="start the interpreter, import, and show help", prepare=prepare)
+
+
+def _parsing(rounds: int) -> Work:
+    def prepare(place: Place) -> Prepared:
+        contenders = {}
+        for name, root in {
+            OURS: ROOT,
+            **{f"{OURS} {name}": root for name, root in place.programs.against.items()},
+        }.items():
+            for work in ("loads", "dumps"):
+                contenders[f"{name}, {work}"] = _program(root, "parse.py", work, str(rounds))
+        contenders["pydantic, strict"] = _program(ROOT, "parse.py", "pydantic", str(rounds))
+        return Prepared(contenders=contenders)
+
+    return Work(name="request-parsing", title=f"read the recorded requests {rounds} times over", prepare=prepare)
+
+
+def _program(root: Path, program: str, *arguments: str) -> Contender:
+    argv = [sys.executable, str(Path(__file__).parent / "programs" / program), *arguments]
+    return Contender(pipeline=lambda _: Pipeline(argvs=[argv], environ={"PYTHONPATH": str(root)}))
+
+
+def _local(place: Place, work: str, *arguments: str | Callable[[Path], str]) -> dict[str, Contender]:
+    """This project and its copies, and the standard library, without a network."""
+    program = str(Path(__file__).parent / "programs" / "local.py")
+
+    def contender(root: Path, which: str) -> Contender:
+        def pipeline(into: Path) -> Pipeline:
+            given = [one(into) if callable(one) else one for one in arguments]
+            return Pipeline(argvs=[[sys.executable, program, which, work, *given]], environ={"PYTHONPATH": str(root)})
+
+        return Contender(pipeline=pipeline)
+
+    copies = {OURS: ROOT, **{f"{OURS} {name}": root for name, root in place.programs.against.items()}}
+    return {name: contender(root, "artifacts") for name, root in copies.items()} | {
+        "tarfile": contender(ROOT, "tarfile")
+    }
+
+
+def _unpack(name: str, files: Files, kind: str) -> Work:
+    def prepare(place: Place) -> Prepared:
+        key = place.shelf.archive(files, kind)
+        archive = str(place.shelf.bucket / key)
+        contenders = _local(place, "unpack", archive, _staged)
+        command = ["tar", "-x", *UNTAR[kind], "-f", archive, "-C"]
+        contenders["tar x"] = Contender(pipeline=lambda into: Pipeline(argvs=[[*command, _staged(into)]]))
+        make = lambda into: (into / "out").mkdir()
+        expected = place.shelf.archive_digest(files)
+        return Prepared(contenders=_checked(contenders, _tree, prepare=make), expected=expected)
+
+    return Work(name=name, title=f"unpack {_described(files, kind)}, no network", prepare=prepare)
+
+
+def _pack(name: str, files: Files, kind: str) -> Work:
+    def prepare(place: Place) -> Prepared:
+        tree = str(place.shelf.tree(files))
+        contenders = _local(place, "pack", tree, kind)
+        # Through a pipe: tar does not read the files when it sees that /dev/null is written.
+        command = ["tar", "-c", *UNTAR[kind], "-f", "-", "-C", tree, "."]
+        contenders["tar c"] = Contender(pipeline=lambda _: Pipeline(argvs=[command, ["cat"]]))
+        return Prepared(contenders=contenders)
+
+    return Work(name=name, title=f"pack {_described(files, kind)}, no network", prepare=prepare)
