@@ -36,10 +36,16 @@ if TYPE_CHECKING:
         LimitExceeded as LimitExceeded,
     )
     from artifacts.errors import (
+        PrefixError as PrefixError,
+    )
+    from artifacts.errors import (
         RequestError as RequestError,
     )
     from artifacts.errors import (
         StagingError as StagingError,
+    )
+    from artifacts.errors import (
+        UnsafeKey as UnsafeKey,
     )
     from artifacts.errors import (
         UnsafeMember as UnsafeMember,
@@ -73,8 +79,18 @@ if TYPE_CHECKING:
     )
     from artifacts.limits import Limits as Limits
     from artifacts.objects import Access as Access
+    from artifacts.objects import ObjectFile as ObjectFile
+    from artifacts.objects import copy as copy
     from artifacts.objects import get as get
+    from artifacts.objects import ls as ls
+    from artifacts.objects import open as open  # noqa: A004 - artifacts.open, as gzip.open
     from artifacts.objects import put as put
+    from artifacts.objects import remove as remove
+    from artifacts.objects import stat as stat
+    from artifacts.prefixes import copy_prefix as copy_prefix
+    from artifacts.prefixes import get_prefix as get_prefix
+    from artifacts.prefixes import put_prefix as put_prefix
+    from artifacts.prefixes import remove_prefix as remove_prefix
     from artifacts.pushing import push as push
     from artifacts.request import (
         Artifact as Artifact,
@@ -127,7 +143,9 @@ _HOMES = {
     "IntegrityError": "artifacts.errors",
     "LimitExceeded": "artifacts.errors",
     "Limits": "artifacts.limits",
+    "ObjectFile": "artifacts.objects",
     "Passed": "artifacts.events",
+    "PrefixError": "artifacts.errors",
     "Progress": "artifacts.events",
     "Published": "artifacts.events",
     "Receipt": "artifacts.events",
@@ -140,14 +158,24 @@ _HOMES = {
     "StagingError": "artifacts.errors",
     "Started": "artifacts.events",
     "ToolkitError": "creds.errors",
+    "UnsafeKey": "artifacts.errors",
     "UnsafeMember": "artifacts.errors",
     "UnsupportedArchive": "artifacts.errors",
     "Verified": "artifacts.events",
+    "copy": "artifacts.objects",
+    "copy_prefix": "artifacts.prefixes",
     "dumps": "artifacts.request",
     "get": "artifacts.objects",
+    "get_prefix": "artifacts.prefixes",
     "loads": "artifacts.request",
+    "ls": "artifacts.objects",
+    "open": "artifacts.objects",
     "push": "artifacts.pushing",
     "put": "artifacts.objects",
+    "put_prefix": "artifacts.prefixes",
+    "remove": "artifacts.objects",
+    "remove_prefix": "artifacts.prefixes",
+    "stat": "artifacts.objects",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - one list of the names, not two

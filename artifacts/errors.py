@@ -14,7 +14,9 @@
         FolderError (ValueError)       the staging folder is not one of ours, or is not what was staged
         FolderInUse (BlockingIOError)  another process works in the staging folder; names its pid
         DiskError (OSError)            this machine cannot hold it: disk full, quota, read-only, permission
+        UnsafeKey (ValueError)         a key that would leave the folder, or cannot be a file in it
         StagingError                   failures: label -> error; receipts; retryable only if all are
+          PrefixError                    the same of the objects below a prefix
 """
 
 from __future__ import annotations
@@ -99,6 +101,12 @@ class IntegrityError(ArtifactsError):
     code = "integrity"
 
 
+class UnsafeKey(ArtifactsError, ValueError):
+    """Raised when a key would leave the folder, cannot be a file's name, or meets something else in its place."""
+
+    code = "unsafe-key"
+
+
 class FolderError(ArtifactsError, ValueError):
     """Raised when the staging folder is not one of ours and not empty, or a label's folder is not what was staged."""
 
@@ -174,3 +182,9 @@ class StagingError(ArtifactsError):
         retryable = bool(self.failures) and all(error.retryable for error in self.failures.values())
         super().__init__(message, hint=hint, retryable=retryable)
         self.receipts = tuple(receipts)
+
+
+class PrefixError(StagingError):
+    """Raised when objects below a prefix failed; ``failures`` names them by their keys below it."""
+
+    code = "prefix"

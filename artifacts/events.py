@@ -75,7 +75,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passed:
-    """Nothing was to be done: ``receipt.status`` says why (unchanged, kept, empty, skipped, owed)."""
+    """Nothing was to be done: ``receipt.status`` says why (unchanged, kept, empty, skipped, planned, owed)."""
 
     op: str
     label: str
@@ -91,8 +91,8 @@ class Receipt:
     """What became of one artifact. Every field is always written; see ``docs/receipts.md``.
 
     Attributes:
-        op: fetch, upload, checkpoint, get or put.
-        status: done, unchanged, kept, empty, skipped, owed or failed.
+        op: fetch, upload, checkpoint, get, put or delete.
+        status: done, unchanged, kept, empty, skipped, planned, owed or failed.
         object_bytes, unpacked_bytes: as stored, and as files.
         verified: sha256, md5, checksum, etag or none.
         pinned: etag, version, weak or none: what held a fetch's parts to one generation of the object.

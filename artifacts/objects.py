@@ -1,28 +1,33 @@
-"""One object and one path, with the caller's own authority: what ``artifacts get`` and ``artifacts put`` do."""
+"""Single objects, with the caller's own authority: what ``get``, ``put``, ``ls``, ``stat``, ``rm`` and ``cp`` do.
+
+``artifacts.prefixes`` has the same for many.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISDIR
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 from artifacts import transfer
 from artifacts.archive.pack import scan
-from artifacts.errors import DiskError, FolderError
+from artifacts.errors import DiskError, FolderError, RequestError
 from artifacts.events import OnEvent, Receipt, Report, Started, error_facts
 from artifacts.limits import FREE_SPACE, Budget, free_bytes
 from artifacts.staging import resolved_facts
-from creds.errors import LocationError, ToolkitError
+from creds.errors import LocationError, ObjectChanged, ObjectNotFound, ToolkitError
 from creds.location import Location
 from creds.models import Credentials
 from creds.policy import Policy
 from creds.resolve import Resolved, resolve
-from creds.store import Cancel, ObjectMeta, StoreOptions
+from creds.store import Buffer, Cancel, ObjectMeta, Reading, StoreOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +48,16 @@ class Access:
         """The caller's own AWS setup: a profile by name, or the machine's chain."""
         return cls(options=StoreOptions(ambient=profile is None, profile=profile))
 
-    def resolve(self, url: str) -> Resolved:
+    def resolve(self, url: str, *, prefix: bool = False) -> Resolved:
         """Where ``url`` is and how it is reached, without a connection.
+
+        Args:
+            prefix: many objects are meant, so the URL may have no key.
 
         Raises:
             LocationError, CredentialError, PolicyError.
         """
-        location = Location.parse(url)
+        location = Location.parse(url, prefix=prefix)
         if location is None:
             raise LocationError("the URL is empty")
         return resolve(location, self.credentials, self.options, self.policy or Policy.for_caller())
@@ -66,9 +74,12 @@ class _Move:
         self.cancel = cancel
         self.label = resolved.key.rpartition("/")[2]
         if not self.label:
-            raise LocationError(f"{resolved.location} names no object", hint="the key must not end in '/'")
+            raise LocationError(
+                f"{resolved.location} names no object",
+                hint="the key must not end in '/'; get_prefix and put_prefix take prefixes",
+            )
 
-    def fetch(self, into: int, *, name: str, unpacking: bool) -> transfer.Transferred:
+    def fetch(self, into: int, *, name: str, unpacking: bool, **promised: Any) -> transfer.Transferred:
         with contextlib.closing(self.resolved.open()) as store:
             return transfer.fetch(
                 store,
@@ -77,18 +88,20 @@ class _Move:
                 name=name,
                 unpacking=unpacking,
                 budget=Budget(max_bytes=free_bytes(into), name=FREE_SPACE),
+                **promised,
                 cancel=self.cancel,
                 on_bytes=self.report.on_bytes(self.op, self.label),
                 on_retry=self.report.on_retry(self.op, self.label),
             )
 
-    def upload(self, source: transfer.Source, *, if_absent: bool) -> transfer.Transferred:
+    def upload(self, source: transfer.Source, *, if_absent: bool, **promised: Any) -> transfer.Transferred:
         with contextlib.closing(self.resolved.open()) as store:
             return transfer.upload(
                 store,
                 self.resolved.key,
                 source,
                 if_none_match=if_absent,
+                **promised,
                 cancel=self.cancel,
                 on_bytes=self.report.on_bytes(self.op, self.label),
                 on_retry=self.report.on_retry(self.op, self.label),
@@ -101,6 +114,10 @@ class _Move:
 
     def done(self, moved: transfer.Transferred) -> Receipt:
         return self._receipt("done", **moved.facts(), warnings=moved.warnings)
+
+    def over(self, status: str) -> Receipt:
+        """The receipt where no bytes moved."""
+        return self._receipt(status)
 
     def failed(self, error: ToolkitError) -> Receipt:
         return self._receipt("failed", error=error_facts(error))
@@ -128,6 +145,8 @@ def get(
     path: str | os.PathLike[str],
     *,
     unpack: bool = False,
+    sha256: str | None = None,
+    if_match: str | None = None,
     access: Access | None = None,
     on_event: OnEvent | None = None,
     cancel: Cancel | None = None,
@@ -138,37 +157,55 @@ def get(
         path: the file, replaced when it exists, or a folder it is put into under the key's last segment; with
             ``unpack`` the folder to make, which must be missing or empty.
         unpack: unpack an archive.
+        sha256: the digest, in hex digits, that the object must have; else nothing appears.
+        if_match: the ETag that it must have.
 
     Raises:
         FolderError: ``unpack``, and ``path`` is not an empty folder.
+        IntegrityError: the object has another digest.
+        ObjectChanged: the object is not ``if_match``.
         CredsError, ArchiveError, LimitExceeded, DiskError, Cancelled.
     """
     target = Path(path)
+    promised = _promised(sha256, if_match)
     with _moving("get", url, target, access, on_event, cancel) as move:
         if unpack:
-            return move.done(_get_folder(move, target))
+            return move.done(_get_folder(move, target, **promised))
         if target.is_dir() or str(path).endswith("/"):
             move.path = target = target / move.label
-        return move.done(_get_file(move, target))
+        return move.done(_get_file(move, target, **promised))
 
 
-def _get_folder(move: _Move, target: Path) -> transfer.Transferred:
+def _promised(sha256: str | None, if_match: str | None) -> dict[str, Any]:
+    """What a transfer holds the object to."""
+    expect = None if sha256 is None else transfer.Digest.parse(sha256)
+    if sha256 is not None and (expect is None or expect.algorithm != "sha256"):
+        raise RequestError("the sha256 is none: it has 64 hex digits")
+    return {"expect": expect, "if_match": quoted_etag(if_match)}
+
+
+def quoted_etag(etag: str | None) -> str | None:
+    """An ETag as stores write it, in quotes: people leave them to their shell."""
+    return etag if etag is None or etag.startswith(('"', "W/")) else f'"{etag}"'
+
+
+def _get_folder(move: _Move, target: Path, **promised: Any) -> transfer.Transferred:
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise FolderError(f"{target} exists and is not an empty folder", hint="give a new folder")
     _make_parent(target)
     with transfer.partial_folder(target.parent, target.name) as partial:
-        moved = move.fetch(partial.descriptor, name=move.label, unpacking=True)
+        moved = move.fetch(partial.descriptor, name=move.label, unpacking=True, **promised)
         partial.publish(target)
     return moved
 
 
-def _get_file(move: _Move, target: Path) -> transfer.Transferred:
+def _get_file(move: _Move, target: Path, **promised: Any) -> transfer.Transferred:
     _make_parent(target)
     partial = target.with_name(f".{target.name}.partial-{secrets.token_hex(8)}")
     try:
         folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            moved = move.fetch(folder, name=partial.name, unpacking=False)
+            moved = move.fetch(folder, name=partial.name, unpacking=False, **promised)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -191,21 +228,30 @@ def get_stream(
     url: str,
     out: IO[bytes],
     *,
+    sha256: str | None = None,
+    if_match: str | None = None,
     access: Access | None = None,
     on_event: OnEvent | None = None,
     cancel: Cancel | None = None,
 ) -> Receipt:
     """Write the object at ``url`` to ``out`` as it comes. An error after the first byte leaves ``out`` cut short.
 
+    Args:
+        sha256: the digest, in hex digits, that the object must have; known when all of it was written.
+        if_match: the ETag that it must have; looked at before the first byte.
+
     Raises:
+        IntegrityError, ObjectChanged: it has not.
         CredsError, Cancelled; OSError from ``out``.
     """
+    promised = _promised(sha256, if_match)
     with _moving("get", url, None, access, on_event, cancel) as move:
         with contextlib.closing(move.resolved.open()) as store:
             moved = transfer.copy(
                 store,
                 move.resolved.key,
                 out,
+                **promised,
                 cancel=cancel,
                 on_bytes=move.report.on_bytes("get", move.label),
                 on_retry=move.report.on_retry("get", move.label),
@@ -218,6 +264,8 @@ def put(
     url: str,
     *,
     if_absent: bool = False,
+    if_match: str | None = None,
+    sha256: str | None = None,
     access: Access | None = None,
     on_event: OnEvent | None = None,
     cancel: Cancel | None = None,
@@ -227,18 +275,63 @@ def put(
     Args:
         path: a file is sent as it is; a folder is packed by the URL's extension; a stream is read to its end.
         if_absent: only where nothing is yet.
+        if_match: only over the object that has this ETag.
+        sha256: the digest, in hex digits, that the bytes sent must have; else nothing is published.
 
     Raises:
-        ObjectChanged: ``if_absent``, and there is an object.
+        ObjectChanged: ``if_absent``, and there is an object; or it is not ``if_match``.
+        IntegrityError: the bytes have another digest.
         CredsError, ArchiveError, DiskError, Cancelled.
     """
+    promised = _promised(sha256, if_match)
     local = Path(path) if isinstance(path, str | os.PathLike) else None
     with _moving("put", url, local, access, on_event, cancel) as move, contextlib.ExitStack() as opened:
         if isinstance(path, str | os.PathLike):
             source = opened.enter_context(local_source(Path(path), move.resolved.key))
         else:
             source = transfer.stream_source(path)
-        return move.done(move.upload(source, if_absent=if_absent))
+        return move.done(move.upload(source, if_absent=if_absent, **promised))
+
+
+def ls(
+    url: str, *, recursive: bool = False, access: Access | None = None, cancel: Cancel | None = None
+) -> Iterator[ObjectMeta]:
+    """List what is at ``url``, sorted by key, page by page as it is asked for.
+
+    A URL that ends with ``/``, or has no key, is a prefix: what lies below it is listed, which may be nothing. Any
+    other URL is an object, or a folder that is listed as if it had its ``/``.
+
+    Args:
+        recursive: list what lies deeper, too. Else a folder is told once, by its key with a ``/`` and without a size.
+
+    Yields:
+        What the store's listing says. The key of a file is its absolute path.
+
+    Raises:
+        ObjectNotFound: the URL is no prefix, and there is neither an object nor a folder.
+        NotSupported: the server lists nothing.
+        CredsError, Cancelled.
+    """
+    resolved = (access or Access()).resolve(url, prefix=True)
+    root = "" if resolved.verdict.root is None else resolved.verdict.root.rstrip("/") + "/"
+    with contextlib.closing(resolved.open()) as store:
+        key = resolved.key
+        first = None
+        if key and not key.endswith("/"):
+            first = next(iter(store.list(key, recursive=False, cancel=cancel)), None)
+            key += "/"
+        if first is not None and first.key == resolved.key:
+            yield replace(first, key=root + first.key)
+            return
+        found = store.list(key, recursive=recursive, cancel=cancel)
+        if key != resolved.key:
+            below = next(found, None)
+            if below is None:
+                where = str(resolved.location)
+                raise ObjectNotFound(f"list {where}: neither an object nor a folder", op="list", location=where)
+            found = itertools.chain((below,), found)
+        for meta in found:
+            yield replace(meta, key=root + meta.key) if root else meta
 
 
 def stat(url: str, *, access: Access | None = None, cancel: Cancel | None = None) -> ObjectMeta:
@@ -252,15 +345,99 @@ def stat(url: str, *, access: Access | None = None, cancel: Cancel | None = None
         return store.head(resolved.key, cancel=cancel)
 
 
-def remove(url: str, *, access: Access | None = None, cancel: Cancel | None = None) -> None:
+def remove(
+    url: str,
+    *,
+    if_match: str | None = None,
+    dry_run: bool = False,
+    access: Access | None = None,
+    on_event: OnEvent | None = None,
+    cancel: Cancel | None = None,
+) -> Receipt:
     """Delete the object at ``url``; one that is absent already is no error (S3 cannot tell).
 
+    Args:
+        if_match: only the object that has this ETag. It is compared just before; a writer in between is not noticed.
+        dry_run: say what would be deleted, and delete nothing.
+
     Raises:
+        ObjectChanged: the object is not ``if_match``.
         CredsError, Cancelled.
     """
+    wanted = quoted_etag(if_match)
+    with _moving("delete", url, None, access, on_event, cancel) as move:
+        resolved = move.resolved
+        with contextlib.closing(resolved.open()) as store:
+            if wanted is not None and store.head(resolved.key, cancel=cancel).etag != wanted:
+                where = str(resolved.location)
+                raise ObjectChanged(f"delete {where}: not the expected object", op="delete", location=where)
+            if not dry_run:
+                store.delete(resolved.key, cancel=cancel)
+        return move.over("planned" if dry_run else "done")
+
+
+class ObjectFile(io.BufferedReader):
+    """One object, open for reading as a binary file; not seekable. See :func:`open`.
+
+    Attributes:
+        meta: what the store says of it.
+    """
+
+    def __init__(self, raw: _Raw) -> None:
+        super().__init__(cast(io.RawIOBase, raw), buffer_size=1 << 16)
+        self.meta: ObjectMeta = raw.reading.meta
+
+
+class _Raw(io.RawIOBase):
+    """A reading's buffers, taken in pieces of any size."""
+
+    def __init__(self, reading: Reading, opened: contextlib.ExitStack) -> None:
+        self.reading = reading
+        self._buffers = iter(reading)
+        self._opened = opened
+        self._rest: Buffer = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not len(self._rest):
+            try:
+                self._rest = next(self._buffers)
+            except StopIteration:
+                return 0
+        view = memoryview(buffer).cast("B")
+        piece = memoryview(self._rest)[: len(view)]
+        view[: len(piece)] = piece
+        self._rest = memoryview(self._rest)[len(piece) :]
+        return len(piece)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._opened.close()
+        super().close()
+
+
+def open(  # noqa: A001 - the word for it, as in os, io and gzip
+    url: str, *, if_match: str | None = None, access: Access | None = None, cancel: Cancel | None = None
+) -> ObjectFile:
+    """Open the object at ``url`` for reading, as a binary file that is a context manager.
+
+    What is read is one generation of the object: when it is replaced meanwhile, the next read raises ObjectChanged.
+    The file has the object's :class:`~creds.store.ObjectMeta` as ``meta``.
+
+    Args:
+        if_match: the ETag that it must have.
+
+    Raises:
+        ObjectChanged: the object is not ``if_match``.
+        CredsError, Cancelled: reads raise these as well.
+    """
     resolved = (access or Access()).resolve(url)
-    with contextlib.closing(resolved.open()) as store:
-        store.delete(resolved.key, cancel=cancel)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(contextlib.closing(resolved.open()))
+        reading = stack.enter_context(store.open(resolved.key, if_match=quoted_etag(if_match), cancel=cancel))
+        return ObjectFile(_Raw(reading, stack.pop_all()))
 
 
 def copy(

@@ -138,7 +138,7 @@ class _Tap:
         return None if self._digest is None else self._digest.hexdigest()
 
 
-class _Attempts:
+class Attempts:
     """Counts retries on their way to whoever listens."""
 
     def __init__(self, on_retry: OnRetry | None) -> None:
@@ -160,6 +160,7 @@ def fetch(
     unpacking: bool,
     budget: Budget | None = None,
     expect: Digest | None = None,
+    if_match: str | None = None,
     cancel: Cancel | None = None,
     on_bytes: OnBytes | None = None,
     on_retry: OnRetry | None = None,
@@ -172,16 +173,17 @@ def fetch(
         unpacking: unpack an archive, rather than write the object as one file.
         budget: charged with every byte and member before it is written.
         expect: what the object's bytes must hash to.
+        if_match: the ETag that the object must have.
         on_bytes: called about ten times a second.
 
     Raises:
-        StoreError: as :meth:`creds.store.Store.open` raises.
+        StoreError: as :meth:`creds.store.Store.open` raises; ObjectChanged when the object is not ``if_match``.
         ArchiveError, LimitExceeded, IntegrityError, DiskError, Cancelled.
     """
     began = time.monotonic()
     budget = budget or Budget()
-    attempts = _Attempts(on_retry)
-    with store.open(key, cancel=cancel, on_retry=attempts) as reading:
+    attempts = Attempts(on_retry)
+    with store.open(key, if_match=if_match, cancel=cancel, on_retry=attempts) as reading:
         size = reading.meta.size_bytes
         tap = _Tap(expect.algorithm if expect else None, size, cancel, on_bytes)
         buffers = tap.through(reading)
@@ -215,28 +217,33 @@ def copy(
     key: str,
     out: IO[bytes],
     *,
+    expect: Digest | None = None,
+    if_match: str | None = None,
     cancel: Cancel | None = None,
     on_bytes: OnBytes | None = None,
     on_retry: OnRetry | None = None,
 ) -> Transferred:
-    """Write the object ``key`` to ``out`` as it comes.
+    """Write the object ``key`` to ``out`` as it comes; ``expect`` is looked at when all of it came.
 
     Raises:
         StoreError, IntegrityError, Cancelled; OSError from ``out``.
     """
     began = time.monotonic()
-    attempts = _Attempts(on_retry)
-    with store.open(key, cancel=cancel, on_retry=attempts) as reading:
-        tap = _Tap(None, reading.meta.size_bytes, cancel, on_bytes)
+    attempts = Attempts(on_retry)
+    with store.open(key, if_match=if_match, cancel=cancel, on_retry=attempts) as reading:
+        tap = _Tap(expect.algorithm if expect else None, reading.meta.size_bytes, cancel, on_bytes)
         for buffer in tap.through(reading):
             out.write(buffer)
         out.flush()
         tap.check_size()
+        verified = _verify(expect, tap)
         return Transferred(
             meta=reading.meta,
             object_bytes=tap.count,
             unpacked_bytes=tap.count,
             members=1,
+            sha256=tap.hexdigest() if verified == "sha256" else None,
+            verified=verified,
             pinned=reading.pinned,
             attempts=attempts.count,
             seconds=time.monotonic() - began,
@@ -250,10 +257,16 @@ def _verify(expect: Digest | None, tap: _Tap) -> str:
     seen = tap.hexdigest()
     if seen != expect.hexdigest:
         raise IntegrityError(
-            f"the object's {expect.algorithm} is {seen}, the request promised {expect.hexdigest}",
-            hint="the object was replaced, or the request's hash is of something else",
+            f"the bytes' {expect.algorithm} is {seen}, promised was {expect.hexdigest}",
+            hint="the object was replaced, or the promise is of something else",
         )
     return expect.algorithm
+
+
+def _verified(expect: Digest | None, tap: _Tap, buffers: Iterable[Buffer]) -> Iterator[Buffer]:
+    """``buffers``, and an error in the place of their end where they are not what was promised."""
+    yield from tap.through(buffers)
+    _verify(expect, tap)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -379,7 +392,7 @@ def file_source(descriptor: int, path: str, *, compression: formats.Compression 
     if not stat.S_ISREG(found.st_mode):
         raise DiskError(f"{path} is no regular file")
     return Source(
-        buffers=_read_exactly(descriptor, path, found.st_size),
+        buffers=read_exactly(descriptor, path, found.st_size),
         compression=compression,
         size_hint_bytes=found.st_size,
         unpacked_bytes=found.st_size,
@@ -387,7 +400,7 @@ def file_source(descriptor: int, path: str, *, compression: formats.Compression 
     )
 
 
-def _read_exactly(descriptor: int, path: str, size: int) -> Iterator[Buffer]:
+def read_exactly(descriptor: int, path: str, size: int) -> Iterator[Buffer]:
     """The first ``size`` bytes of a file; one that was cut short meanwhile is an error, never a short object."""
     left = size
     while left:
@@ -420,6 +433,7 @@ def upload(
     if_match: str | None = None,
     if_none_match: bool = False,
     same_is_done: bool = False,
+    expect: Digest | None = None,
     cancel: Cancel | None = None,
     on_bytes: OnBytes | None = None,
     on_retry: OnRetry | None = None,
@@ -430,22 +444,24 @@ def upload(
         if_match, if_none_match: the write's condition, as :meth:`creds.store.Store.write` takes it.
         same_is_done: when the condition does not hold because the very bytes are there already, whoever stored them
             (an earlier try that died before it could say so), that is success. Not for a lock or a marker.
+        expect: the sha256 that the bytes sent must have, looked at before they are published.
         on_bytes: called about ten times a second.
 
     Raises:
         StoreError: as :meth:`creds.store.Store.write` raises; ObjectChanged when the condition does not hold.
+        IntegrityError: the bytes are not what ``expect`` says.
         DiskError: a file cannot be read.
         Cancelled.
     """
     began = time.monotonic()
-    attempts = _Attempts(on_retry)
+    attempts = Attempts(on_retry)
     total = source.size_hint_bytes if source.compression is None else None
     tap = _Tap("sha256", total, cancel, on_bytes)
     with contextlib.ExitStack() as threads:
         buffers = threads.enter_context(in_thread(source.buffers))
         if source.compression is not None:
             buffers = threads.enter_context(in_thread(formats.compress(buffers, source.compression)))
-        sending = tap.through(buffers)
+        sending = _verified(expect, tap, buffers)
         try:
             meta = store.write(
                 key,
@@ -476,6 +492,7 @@ def upload(
         unpacked_bytes=source.unpacked_bytes,
         members=source.members,
         sha256=tap.hexdigest(),
+        verified="none" if expect is None else expect.algorithm,
         conditional=conditional,
         attempts=attempts.count,
         seconds=time.monotonic() - began,

@@ -84,7 +84,13 @@ class Location:
 
     @classmethod
     def parse(
-        cls, qualified: str, bucket: str = "", key: str = "", *, default_endpoint: str | None = None
+        cls,
+        qualified: str,
+        bucket: str = "",
+        key: str = "",
+        *,
+        default_endpoint: str | None = None,
+        prefix: bool = False,
     ) -> Self | None:
         """Read a location as requests and people write it.
 
@@ -121,6 +127,7 @@ class Location:
             bucket: the request's ``bucket`` field, or empty.
             key: the request's ``key`` field, or empty.
             default_endpoint: ``http(s)://host[:port]``, used where ``qualified`` is empty.
+            prefix: many objects are meant, so the key may be empty: a whole bucket, or all of a server.
 
         Returns:
             The location, or None where all three are empty: there is no location.
@@ -144,7 +151,7 @@ class Location:
                 endpoint=_join(host, port, _HTTP_PORTS[tls]),
                 tls=tls,
                 bucket=_checked_bucket(bucket),
-                key=_checked_key(key),
+                key=_checked_key(key, prefix=prefix),
             )
         match = _SCHEME.fullmatch(qualified)
         if match is None:
@@ -153,11 +160,11 @@ class Location:
             )
         scheme, rest = match[1].lower(), match[2]
         if scheme in _S3_TLS:
-            return cls(**_s3(scheme, _after_slashes(scheme, rest), bucket, key)._asdict())
+            return cls(**_s3(scheme, _after_slashes(scheme, rest), bucket, key, prefix=prefix)._asdict())
         if scheme == "file":
-            return cls(scheme="file", key=_file(rest, key))
+            return cls(scheme="file", key=_file(rest, key, prefix=prefix))
         if scheme in _OTHER_TLS:
-            endpoint, path_key, query = _other(scheme, _after_slashes(scheme, rest), key)
+            endpoint, path_key, query = _other(scheme, _after_slashes(scheme, rest), key, prefix=prefix)
             return cls(scheme=scheme, endpoint=endpoint, tls=_OTHER_TLS[scheme], key=path_key, query=query)
         raise LocationError(
             f"the scheme {_shown(scheme)} is unknown",
@@ -308,7 +315,7 @@ def _escape(char: str) -> str:
     return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
-def _s3(scheme: str, rest: str, bucket: str, key: str) -> _S3:
+def _s3(scheme: str, rest: str, bucket: str, key: str, *, prefix: bool) -> _S3:
     """Rules 1 to 5 of :meth:`Location.parse`."""
     if _PRESIGNED.search(rest):
         raise LocationError("an s3 location holds a signature", hint="a presigned URL is an https:// location")
@@ -329,7 +336,13 @@ def _s3(scheme: str, rest: str, bucket: str, key: str) -> _S3:
             else:
                 found, raw_key = _bucket_of(first, bucket), behind
             return _S3(
-                "s3", None, tls is not False, _checked_bucket(found), _key_of(raw_key, key), aws.region, aws.host
+                "s3",
+                None,
+                tls is not False,
+                _checked_bucket(found),
+                _key_of(raw_key, key, prefix=prefix),
+                aws.region,
+                aws.host,
             )
         if not at_endpoint:
             raise LocationError(
@@ -349,18 +362,18 @@ def _s3(scheme: str, rest: str, bucket: str, key: str) -> _S3:
         else:
             at_endpoint = "." in host and bool(first) and bool(behind)
     if not at_endpoint:
-        return _S3("s3", None, True, _checked_bucket(name), _key_of(path, key))
+        return _S3("s3", None, True, _checked_bucket(name), _key_of(path, key, prefix=prefix))
     usual = None if tls is None else _HTTP_PORTS[tls]
     return _S3(
         "s3",
         _join(_checked_host(name), port, usual),
         tls,
         _checked_bucket(_bucket_of(first, bucket)),
-        _key_of(behind, key),
+        _key_of(behind, key, prefix=prefix),
     )
 
 
-def _other(scheme: str, rest: str, key: str) -> tuple[str, str, str]:
+def _other(scheme: str, rest: str, key: str, *, prefix: bool) -> tuple[str, str, str]:
     """The endpoint, the path's key and the query of a URL that is neither s3 nor file."""
     end = re.search(r"[/?#]", rest)
     cut = end.start() if end else len(rest)
@@ -372,10 +385,10 @@ def _other(scheme: str, rest: str, key: str) -> tuple[str, str, str]:
             raise LocationError(f"the {scheme} location holds a fragment", hint="write # in a path as %23")
         path, _, query = path.partition("?")
     raw_key = path.removeprefix("/")
-    return _join(host, port, USUAL_PORTS[scheme]), _path_key(raw_key, decoded(raw_key), key), query
+    return _join(host, port, USUAL_PORTS[scheme]), _path_key(raw_key, decoded(raw_key), key, prefix=prefix), query
 
 
-def _file(rest: str, key: str) -> str:
+def _file(rest: str, key: str, *, prefix: bool) -> str:
     """The absolute path that a file URL names."""
     path = rest
     if rest.startswith("//"):
@@ -390,16 +403,16 @@ def _file(rest: str, key: str) -> str:
     plain = decoded(path, files=True)
     if ".." in plain.split("/"):
         raise LocationError(f"the path {_shown(plain)} goes up by '..'", hint="write the path without it")
-    if not plain.strip("/"):
+    if not plain.strip("/") and not prefix:
         raise LocationError("the file location names no file", hint="write file:///path")
-    return _path_key(path, plain, key)
+    return _path_key(path, plain, key, prefix=prefix)
 
 
-def _path_key(raw: str, plain: str, key: str) -> str:
+def _path_key(raw: str, plain: str, key: str, *, prefix: bool) -> str:
     """The key of a URL whose path is the place, if the ``key`` field agrees with it or with its end."""
     for path in (plain, raw):
         if not key or path.removeprefix("/") == key.removeprefix("/") or path.endswith("/" + key):
-            return _checked_key(path)
+            return _checked_key(path, prefix=prefix)
     raise _contradiction("key", plain, key)
 
 
@@ -410,12 +423,12 @@ def _bucket_of(first: str, bucket: str) -> str:
     return bucket or decoded(first)
 
 
-def _key_of(raw: str, key: str) -> str:
+def _key_of(raw: str, key: str, *, prefix: bool) -> str:
     """The key, from the rest of the path and the ``key`` field."""
     plain = decoded(raw)
     if key and raw and key not in (plain, raw):
         raise _contradiction("key", plain, key)
-    return _checked_key(key or plain)
+    return _checked_key(key or plain, prefix=prefix)
 
 
 def _contradiction(what: str, location: str, given: str) -> LocationError:
@@ -515,8 +528,8 @@ def _checked_bucket(bucket: str) -> str:
     return bucket
 
 
-def _checked_key(key: str) -> str:
-    if not key:
+def _checked_key(key: str, *, prefix: bool) -> str:
+    if not key and not prefix:
         raise LocationError("the key is missing", hint="the location ends where the object's name should be")
     if "\0" in key:
         raise LocationError("the key holds a NUL character")

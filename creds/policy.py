@@ -362,7 +362,7 @@ class Policy:
                 reason="the caller's own file",
                 location=location,
                 root=root,
-                key=parts[-1] + end,
+                key=parts[-1] + end if parts else "",
             )
         for root in sorted(self.file_roots, key=len, reverse=True):
             above = [part for part in root.split("/") if part]

@@ -576,8 +576,12 @@ class Store(Protocol):
     def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
         """What the server says of ``key``, without its bytes. Raises as :meth:`open`."""
 
-    def list(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
-        """Every object whose key starts with ``prefix``, sorted by the key's bytes, page by page."""
+    def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
+        """Every object whose key starts with ``prefix``, sorted by the key's bytes, page by page.
+
+        With ``recursive=False`` what lies behind the first ``/`` after ``prefix`` is told once, as its folder: a meta
+        whose key ends at that ``/`` and that has nothing else, no size either.
+        """
 
     def delete(self, key: str, *, cancel: Cancel | None = None) -> None:
         """Remove ``key``; one that is absent already is no error (S3 cannot tell)."""

@@ -281,10 +281,12 @@ class MemoryStore:
     def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
         return self._held("head", key, cancel).meta
 
-    def list(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
+    def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
         self._begin("list", prefix, cancel)
         with self._lock:
             found = [held.meta for key, held in self._objects.items() if key.startswith(prefix)]
+        if not recursive:
+            found = list({meta.key: meta for meta in (_level(meta, len(prefix)) for meta in found)}.values())
         yield from sorted(found, key=lambda meta: meta.key.encode("utf-8", "surrogatepass"))
 
     def delete(self, key: str, *, cancel: Cancel | None = None) -> None:
@@ -342,6 +344,12 @@ class MemoryStore:
     def _changed(self, op: str, key: str, said: str) -> ObjectChanged:
         where = f"{self._location}/{key}"
         return ObjectChanged(f"{op} {where}: {said}", op=op, location=where)
+
+
+def _level(meta: ObjectMeta, start: int) -> ObjectMeta:
+    """An object as a listing of one level tells it: itself, or the folder that it lies in."""
+    end = meta.key.find("/", start)
+    return meta if end < 0 else ObjectMeta(key=meta.key[: end + 1])
 
 
 class _MemoryReading:

@@ -197,8 +197,8 @@ CASES = {
     "sha256 differs": Case(
         code=6,
         error="integrity",
-        message="the request promised " + "0" * 64,
-        hint="the request's hash is of something else",
+        message="promised was " + "0" * 64,
+        hint="the promise is of something else",
         content=TAR,
         artifact=hashed("0" * 64),
     ),

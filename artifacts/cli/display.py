@@ -17,11 +17,19 @@ import click
 from artifacts.events import Event, Failed, Passed, Progress, Published, Receipt, Retried, Started
 from artifacts.text import printable, size_text
 
-VERBS = {"fetch": "fetching", "upload": "uploading", "get": "fetching", "put": "uploading", "checkpoint": "uploading"}
+VERBS = {
+    "fetch": "fetching",
+    "upload": "uploading",
+    "get": "fetching",
+    "put": "uploading",
+    "checkpoint": "uploading",
+    "delete": "deleting",
+}
 
 WARNINGS = {
     "changed-while-packing": "changed while it was packed; the next upload sends it again",
     "local-changes-replaced": "was changed here, and replaced: it is not mutable",
+    "no-file": "is no file, and is not stored",
     "no-location": "has no location: nothing is fetched or uploaded",
     "not-stored": "is no file, folder or link, and is not stored",
     "object-gone": "its object is gone; what is here is kept, and uploaded next time",
@@ -133,12 +141,13 @@ class _Live:
 def receipt_line(receipt: Receipt) -> str:
     """A receipt as one line for a person."""
     parts = [f"{receipt.label}: {receipt.status}"]
-    if receipt.status == "done":
+    if receipt.status in ("done", "planned"):
         if receipt.object_bytes is not None:
             parts.append(size_text(receipt.object_bytes))
         if receipt.members is not None and receipt.members != 1:
             parts.append(f"{receipt.members} members")
-        parts.append(f"{receipt.seconds:.2f} s")
+        if receipt.attempts:
+            parts.append(f"{receipt.seconds:.2f} s")
     if receipt.location is not None:
         parts.append(receipt.location)
     return ", ".join(parts)

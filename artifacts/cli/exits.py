@@ -12,6 +12,7 @@ from artifacts.errors import (
     LimitExceeded,
     RequestError,
     StagingError,
+    UnsafeKey,
 )
 from artifacts.limits import FREE_SPACE
 from creds.errors import (
@@ -62,6 +63,7 @@ TABLE: tuple[tuple[type[ToolkitError], int], ...] = (
     (CredentialError, CREDENTIAL),
     (RefreshError, CREDENTIAL),
     (ArchiveError, ARCHIVE),
+    (UnsafeKey, ARCHIVE),
     (IntegrityError, ARCHIVE),
     (ObjectChanged, CHANGED),
     (LimitExceeded, LIMIT),

@@ -173,23 +173,57 @@ def push(session: Session, request: str, output: str, **rest: Any) -> None:
 @click.argument("url")
 @click.argument("path", type=click.Path(allow_dash=True))
 @click.option("--unpack", is_flag=True, help="Unpack an archive into PATH, a new folder.")
+@options.promised
+@options.dry_run
 @options.one_url
 @options.common
-def get(session: Session, url: str, path: str, *, unpack: bool, **rest: Any) -> None:
-    """Fetch one object to PATH.
+def get(
+    session: Session,
+    url: str,
+    path: str,
+    *,
+    unpack: bool,
+    sha256: str | None,
+    if_match: str | None,
+    dry_run: bool,
+    **rest: Any,
+) -> None:
+    """Fetch one object to PATH, or all below a prefix.
 
-    PATH is a file, a folder that takes it under its own name, or - for standard output.
+    PATH is a file, a folder that takes the object under its own name, or - for standard output.
+
+    A URL that ends with / is a prefix: every object below it is fetched into the folder PATH, but for those that are
+    there already (docs/objects.md has the rule). Nothing in the folder is deleted. Keys that would leave it are
+    refused, and the others are fetched.
     """
     from artifacts import objects
 
+    if url.endswith("/"):
+        from artifacts.cli.showing import many
+        from artifacts.prefixes import get_prefix
+
+        if path == "-" or unpack or sha256 is not None or if_match is not None:
+            raise click.UsageError("a prefix goes to a folder, without --unpack, --sha256 and --if-match")
+        access = options.access(session, url, **rest)
+        many(
+            session,
+            lambda told: get_prefix(url, path, dry_run=dry_run, access=access, on_event=told, cancel=session.cancel),
+        )
+        return
+    options.only_prefixes(dry_run=dry_run)
     if path == "-" and (unpack or session.as_json):
         raise click.UsageError("standard output takes neither --unpack nor --json")
     access = options.access(session, url, **rest)
+    promised = {"sha256": sha256, "if_match": if_match}
     if path == "-":
         session.reserve_stdout()
-        objects.get_stream(url, sys.stdout.buffer, access=access, on_event=session.on_event, cancel=session.cancel)
+        objects.get_stream(
+            url, sys.stdout.buffer, **promised, access=access, on_event=session.on_event, cancel=session.cancel
+        )
         return
-    receipt = objects.get(url, path, unpack=unpack, access=access, on_event=session.on_event, cancel=session.cancel)
+    receipt = objects.get(
+        url, path, unpack=unpack, **promised, access=access, on_event=session.on_event, cancel=session.cancel
+    )
     session.results([receipt])
 
 
@@ -197,67 +231,180 @@ def get(session: Session, url: str, path: str, *, unpack: bool, **rest: Any) -> 
 @click.argument("path", type=click.Path(exists=True, allow_dash=True))
 @click.argument("url")
 @click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
+@options.promised
+@options.dry_run
 @options.one_url
 @options.common
-def put(session: Session, path: str, url: str, *, if_absent: bool, **rest: Any) -> None:
-    """Send one file, or a folder as an archive, to URL.
+def put(
+    session: Session,
+    path: str,
+    url: str,
+    *,
+    if_absent: bool,
+    sha256: str | None,
+    if_match: str | None,
+    dry_run: bool,
+    **rest: Any,
+) -> None:
+    """Send one file, a folder as an archive, or every file of a folder.
 
     A folder is packed by URL's extension: .tar, .tar.gz, .tar.zst and so on. PATH may be - for standard input.
+
+    A URL that ends with / is a prefix: every file below PATH becomes an object of its own, but for those that are there
+    already (docs/objects.md has the rule). Nothing below the prefix is deleted; links are not followed.
     """
     from artifacts import objects
 
+    if if_absent and if_match is not None:
+        raise click.UsageError("--if-absent and --if-match exclude each other")
+    if url.endswith("/"):
+        from artifacts.cli.showing import many
+        from artifacts.prefixes import put_prefix
+
+        if path == "-" or if_absent or sha256 is not None or if_match is not None:
+            raise click.UsageError("a prefix takes a folder or file, without --if-absent, --sha256 and --if-match")
+        access = options.access(session, url, **rest)
+        many(
+            session,
+            lambda told: put_prefix(path, url, dry_run=dry_run, access=access, on_event=told, cancel=session.cancel),
+        )
+        return
+    options.only_prefixes(dry_run=dry_run)
     access = options.access(session, url, **rest)
     with session.stdin() if path == "-" else contextlib.nullcontext(path) as source:
         receipt = objects.put(
-            source, url, if_absent=if_absent, access=access, on_event=session.on_event, cancel=session.cancel
+            source,
+            url,
+            if_absent=if_absent,
+            if_match=if_match,
+            sha256=sha256,
+            access=access,
+            on_event=session.on_event,
+            cancel=session.cancel,
         )
     session.results([receipt])
 
 
 @cli.command()
-@click.argument("url")
+@click.argument("urls", metavar="URL...", nargs=-1, required=True)
+@click.option("-r", "--recursive", is_flag=True, help="List what lies deeper, too.")
+@click.option("-l", "--long", is_flag=True, help="Show the ETag, and whole URLs.")
 @options.one_url
 @options.common
-def stat(session: Session, url: str, **rest: Any) -> None:
-    """Show what the store says of one object."""
-    from artifacts import objects
-    from artifacts.cli.showing import show_meta
+def ls(session: Session, urls: tuple[str, ...], *, recursive: bool, long: bool, **rest: Any) -> int:
+    """List buckets, prefixes, folders and objects.
 
-    show_meta(session, objects.stat(url, access=options.access(session, url, **rest), cancel=session.cancel))
+    One line an object: size in bytes, time of the last change in UTC, key. What lies deeper is shown as its folder,
+    ending with /, unless --recursive. A prefix (a URL that ends with /, or a bucket) may be empty; any other URL must
+    be an object or a folder with something in it, else it is not found (exit 4).
+    """
+    from artifacts import objects
+    from artifacts.cli.showing import each, show_listing
+
+    access = options.access(session, *urls, **rest)
+
+    def show(url: str) -> None:
+        found = objects.ls(url, recursive=recursive, access=access, cancel=session.cancel)
+        show_listing(session, url, found, long=long)
+
+    return each(session, urls, show)
 
 
 @cli.command()
-@click.argument("url")
+@click.argument("urls", metavar="URL...", nargs=-1, required=True)
 @options.one_url
 @options.common
-def rm(session: Session, url: str, **rest: Any) -> None:
-    """Delete one object.
+def stat(session: Session, urls: tuple[str, ...], **rest: Any) -> int:
+    """Show what the store says of objects."""
+    from artifacts import objects
+    from artifacts.cli.showing import each, show_meta
 
-    One that is absent already is no error.
+    access = options.access(session, *urls, **rest)
+    return each(
+        session, urls, lambda url: show_meta(session, url, objects.stat(url, access=access, cancel=session.cancel))
+    )
+
+
+@cli.command()
+@click.argument("urls", metavar="URL...", nargs=-1, required=True)
+@click.option("-r", "--recursive", is_flag=True, help="Delete all below a prefix, a URL that ends with /.")
+@click.option("--if-match", metavar="ETAG", help="Only the object that has this ETag.")
+@options.dry_run
+@options.one_url
+@options.common
+def rm(
+    session: Session, urls: tuple[str, ...], *, recursive: bool, if_match: str | None, dry_run: bool, **rest: Any
+) -> int:
+    """Delete objects.
+
+    One that is absent already is no error. A URL that ends with / is a prefix, and needs --recursive.
     """
     from artifacts import objects
+    from artifacts.cli.showing import each, many
+    from artifacts.prefixes import remove_prefix
 
-    objects.remove(url, access=options.access(session, url, **rest), cancel=session.cancel)
+    if not recursive and any(url.endswith("/") for url in urls):
+        raise click.UsageError("a URL that ends with / is a prefix: to delete all below it add --recursive")
+    if recursive and not all(url.endswith("/") for url in urls):
+        raise click.UsageError("--recursive deletes all below a prefix: end each URL with /")
+    if if_match is not None and (recursive or len(urls) > 1):
+        raise click.UsageError("--if-match goes with one object")
+    access = options.access(session, *urls, **rest)
+
+    def remove(url: str) -> None:
+        if recursive:
+            many(
+                session,
+                lambda told: remove_prefix(url, dry_run=dry_run, access=access, on_event=told, cancel=session.cancel),
+            )
+        else:
+            objects.remove(
+                url,
+                if_match=if_match,
+                dry_run=dry_run,
+                access=access,
+                on_event=session.on_event,
+                cancel=session.cancel,
+            )
+
+    return each(session, urls, remove)
 
 
 @cli.command()
 @click.argument("source", metavar="URL")
 @click.argument("target", metavar="URL")
 @click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
+@options.dry_run
 @options.one_url
 @options.common
-def cp(session: Session, source: str, target: str, *, if_absent: bool, **rest: Any) -> None:
-    """Copy one object to another URL.
+def cp(session: Session, source: str, target: str, *, if_absent: bool, dry_run: bool, **rest: Any) -> None:
+    """Copy one object to another URL, or all below a prefix to another.
 
-    It passes through this machine, and not onto its disk.
+    It passes through this machine, and not onto its disk. URLs that end with / are prefixes: every object below the
+    first is copied, but for those that are there already (docs/objects.md has the rule).
     """
     from artifacts import objects
 
+    if source.endswith("/") or target.endswith("/"):
+        from artifacts.cli.showing import many
+        from artifacts.prefixes import copy_prefix
+
+        if not (source.endswith("/") and target.endswith("/")) or if_absent:
+            raise click.UsageError("a prefix is copied to a prefix, both end with /, without --if-absent")
+        access = options.access(session, source, target, **rest)
+        many(
+            session,
+            lambda told: copy_prefix(
+                source, target, dry_run=dry_run, access=access, on_event=told, cancel=session.cancel
+            ),
+        )
+        return
+    options.only_prefixes(dry_run=dry_run)
     receipt = objects.copy(
         source,
         target,
         if_absent=if_absent,
-        access=options.access(session, target, **rest),
+        access=options.access(session, source, target, **rest),
         on_event=session.on_event,
         cancel=session.cancel,
     )

@@ -254,6 +254,25 @@ def one_url(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+dry_run = click.option("--dry-run", is_flag=True, help="Of a prefix: tell what would be done, and do nothing.")
+
+
+def promised(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that hold one object to what is known of it."""
+    for option in (
+        click.option("--if-match", metavar="ETAG", help="Only if the object has this ETag."),
+        click.option("--sha256", metavar="HEX", help="Only if its bytes have this digest; else nothing appears."),
+    ):
+        command = option(command)
+    return command
+
+
+def only_prefixes(*, dry_run: bool) -> None:
+    """Refuse what only a prefix can have."""
+    if dry_run:
+        raise click.UsageError("--dry-run goes with a prefix: a URL that ends with /")
+
+
 def load(session: Session, name: str) -> Request:
     """The request in a file, or from standard input where ``name`` is ``-``; its warnings are told."""
     from artifacts.errors import RequestError
@@ -479,14 +498,13 @@ def caller(
 
 def access(
     session: Session,
-    url: str,
-    *,
+    *urls: str,
     credentials: str | None,
     anonymous: bool,
     profile: str | None,
     **rest: Any,
 ) -> Access:
-    """As whom one URL is reached; the caller's own AWS setup is never used unsaid."""
+    """As whom these URLs are reached; the caller's own AWS setup is never used unsaid."""
     from artifacts.objects import Access
     from creds.models import AWSCredential, Credentials
 
@@ -498,24 +516,27 @@ def access(
     own = given is None and rest["token_file"] is None
     policy, options, _ = caller(session, ambient=False, profile=profile, chain=own and profile is None, **rest)
     if own:
-        _say_whose(session, policy, url, profile)
+        for line in dict.fromkeys(_whose(session, policy, url, profile) for url in urls):
+            if line is not None:
+                session.say(f"credentials: {line}")
     return Access(credentials=given, options=options, policy=policy)
 
 
-def _say_whose(session: Session, policy: Policy, url: str, profile: str | None) -> None:
-    """Tell in one line whose credential serves where the command line gives none."""
+def _whose(session: Session, policy: Policy, url: str, profile: str | None) -> str | None:
+    """Whose credential serves where the command line gives none; None where there is nothing to tell."""
     from creds.errors import LocationError
     from creds.location import Location
 
     try:
-        location = Location.parse(url)
+        location = Location.parse(url, prefix=True)
     except LocationError:
-        return  # told when it is resolved
+        return None  # told when it is resolved
     terms = policy.decide(location).terms if location is not None else None
     if profile is None and terms is not None and terms.lent is not None:
-        session.say(f"credentials: those of the endpoint {terms.host} in {settings(session, None).path}")
-    elif url.lower().startswith("s3"):
-        session.say(f"credentials: your own AWS setup ({f'profile {profile}' if profile else 'default chain'})")
+        return f"those of the endpoint {terms.host} in {settings(session, None).path}"
+    if url.lower().startswith("s3"):
+        return f"your own AWS setup ({f'profile {profile}' if profile else 'default chain'})"
+    return None
 
 
 def read_credentials(name: str | None) -> Any:

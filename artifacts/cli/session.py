@@ -24,7 +24,7 @@ import click
 from artifacts.cli import exits
 from artifacts.cli.config import ConfigError, Settings
 from artifacts.cli.display import Display, table, usage_line
-from artifacts.errors import DiskError, StagingError
+from artifacts.errors import DiskError, PrefixError, StagingError
 from artifacts.events import Event, Failed, Passed, Published, Receipt, run_id, utc
 from artifacts.text import printable
 from creds.errors import Cancelled, ToolkitError
@@ -202,6 +202,8 @@ class Session:
             pass  # it was told with its receipt
         elif isinstance(error, Cancelled) and self.signalled is not None:
             self._write(f"stopped by {signal.Signals(self.signalled).name}")
+        elif isinstance(error, PrefixError):
+            self._write(f"error: {error}; exit {code}")
         elif isinstance(error, StagingError) and self.receipts:
             # Each failure was told with its receipt.
             self._write(f"error: {len(error.failures)} of {len(error.receipts)} artifacts failed; exit {code}")

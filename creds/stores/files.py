@@ -311,7 +311,7 @@ class FilesStore:
             raise self._no_file("head", self._where(key), status)
         return _meta(key, status)
 
-    def list(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
+    def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
         """Every regular file whose key starts with ``prefix``, sorted by the key's bytes. Links are not objects."""
         wanted = os.fsencode(prefix)
         top = wanted.rpartition(b"/")[0]
@@ -323,6 +323,9 @@ class FilesStore:
             if path and not path.endswith(b"/"):
                 with contextlib.suppress(ObjectNotFound):  # removed since its folder was read
                     yield self.head(os.fsdecode(path))
+                continue
+            if not recursive and len(path) > len(wanted):
+                yield ObjectMeta(key=os.fsdecode(path))
                 continue
             # A folder's key in the order of bytes is its name with the slash: "a-b" sorts before "a/b".
             inside = sorted(path + name for name in self._names(path))

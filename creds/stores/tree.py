@@ -439,7 +439,7 @@ class TreeStore:
 
     # Listing.
 
-    def list(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
+    def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
         """Every file whose key starts with ``prefix``, sorted by the key's bytes, one request or more a folder."""
         top = prefix.rpartition("/")[0]
         if top.strip("/"):
@@ -454,6 +454,9 @@ class TreeStore:
             if entry is not None and not entry.folder:
                 with contextlib.suppress(ObjectNotFound):  # removed since its folder was read
                     yield entry.meta(path) if entry.modified is not None else self.head(path, cancel=cancel)
+                continue
+            if not recursive and entry is not None and len(path) > len(prefix):
+                yield ObjectMeta(key=path)
                 continue
             # A folder's key in the order of bytes is its name with the slash: "a-b" sorts before "a/b".
             inside = [

@@ -140,6 +140,20 @@ class Conformance:
         assert list(store.list("zzz")) == []
         assert list(store.list("b/nothing")) == []
 
+    def test_list_one_level(self, store: Store) -> None:
+        # What lies deeper is told once, as its folder, without a size; objects are told as ever.
+        for key in ("b", "a/2", "a/1", "a-b", "ab/c", "c/d/e/f"):
+            store.write(key, [key.encode()])
+
+        def level(prefix: str = "") -> list[tuple[str, int | None]]:
+            return sorted((entry.key, entry.size_bytes) for entry in store.list(prefix, recursive=False))
+
+        assert level() == [("a-b", 3), ("a/", None), ("ab/", None), ("b", 1), ("c/", None)]
+        assert level("a") == [("a-b", 3), ("a/", None), ("ab/", None)]
+        assert level("a/") == [("a/1", 3), ("a/2", 3)]
+        assert level("c/") == [("c/d/", None)]
+        assert level("zzz/") == []
+
     def test_list_is_sorted(self, store: Store) -> None:
         # By the bytes of the whole key: "a-b" comes before "a/1", and capitals before small letters.
         keys = ["a/1", "a-b", "a", "B", "a0", "é", "z"]

@@ -153,7 +153,7 @@ class HttpStore:
             "head", lambda login: reading.head(self._transport, "head", key, url, where, login), cancel=cancel
         )
 
-    def list(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
+    def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
         """Every file whose key starts with ``prefix``, sorted by the key's bytes, one folder's PROPFIND at a time.
 
         Raises:
@@ -169,6 +169,9 @@ class HttpStore:
             path, entry = pending.pop()
             if entry is not None and not entry.folder:
                 yield _meta(path, entry)
+                continue
+            if not recursive and len(path) > len(wanted):
+                yield ObjectMeta(key=path.decode("utf-8", "surrogateescape"))
                 continue
             folder = path.rstrip(b"/")
             inside = self._inside(folder, cancel, top=entry is None)

@@ -140,15 +140,20 @@ class S3Store:
         verb = Verb(self._bucket, "head", key, cancel)
         return verb.stoppable(verb.head)
 
-    def list(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
+    def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
         verb = Verb(self._bucket, "list", prefix, cancel)
+        level = {} if recursive else {"Delimiter": "/"}
 
         def page(token: str | None) -> tuple[Any, list[ObjectMeta]]:
             asked = {} if token is None else {"ContinuationToken": token}
 
             def ask(client: Any) -> tuple[Any, list[ObjectMeta]]:
-                answer = client.list_objects_v2(Bucket=self._bucket.name, Prefix=prefix, **asked)
-                return answer, [meta.of_entry(entry) for entry in answer.get("Contents", ())]
+                answer = client.list_objects_v2(Bucket=self._bucket.name, Prefix=prefix, **level, **asked)
+                found = [meta.of_entry(entry) for entry in answer.get("Contents", ())]
+                folders = [ObjectMeta(key=entry["Prefix"]) for entry in answer.get("CommonPrefixes", ())]
+                if folders:
+                    found = sorted(found + folders, key=lambda entry: entry.key.encode("utf-8", "surrogatepass"))
+                return answer, found
 
             return verb.stoppable(lambda: verb.call(ask))
 
