@@ -22,8 +22,10 @@ from artifacts.errors import (
     FolderInUse,
     IntegrityError,
     LimitExceeded,
+    PrefixError,
     RequestError,
     StagingError,
+    UnsafeKey,
     UnsafeMember,
     UnsupportedArchive,
 )
@@ -81,6 +83,7 @@ CODES = [
     (UnsupportedArchive("x"), 6),
     (CorruptArchive("x"), 6),
     (IntegrityError("x"), 6),
+    (UnsafeKey("x"), 6),
     (ObjectChanged("x"), 7),
     (LimitExceeded("x", limit="max_bytes"), 8),
     (LimitExceeded("x", limit="resources_needed.hdd"), 8),
@@ -107,14 +110,14 @@ def test_each_error_has_its_code(error, code):
 
 
 def test_no_error_is_left_out():
-    """Every class of both trees is in the table above; StagingError stands for what it holds."""
+    """Every class of both trees is in the table above; StagingError and PrefixError stand for what they hold."""
     defined = {
         cls
         for module in (creds.errors, artifacts.errors)
         for cls in vars(module).values()
         if isinstance(cls, type) and issubclass(cls, ToolkitError)
     }
-    assert defined - {type(error) for error, _ in CODES} == {StagingError}
+    assert defined - {type(error) for error, _ in CODES} == {StagingError, PrefixError}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,352 @@
+"""The four verbs of prefixes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from artifacts import transfer
+from artifacts.errors import DiskError, IntegrityError, UnsafeKey
+from artifacts.events import OnEvent, Receipt
+from artifacts.objects import Access
+from artifacts.prefixes.folder import SCRATCH, Folder, Paths, unsafe
+from artifacts.prefixes.job import Job, Piece
+from artifacts.prefixes.same import OLD_FILE, same, same_md5, stamp
+from artifacts.text import printable
+from creds.store import Cancel, ObjectMeta
+
+
+def get_prefix(
+    url: str,
+    path: str | os.PathLike[str],
+    *,
+    dry_run: bool = False,
+    parallel: int | None = None,
+    access: Access | None = None,
+    on_event: OnEvent | None = None,
+    cancel: Cancel | None = None,
+) -> tuple[Receipt, ...]:
+    """Fetch every object below a prefix into a folder, but for those that are there already.
+
+    A key becomes a path below the folder. A key that cannot (``..``, an empty part, a NUL, a name that is too long, a
+    file where a folder must be) is refused by its name, and the others are fetched. Keys that end with ``/`` and hold
+    nothing mark folders, and are passed over. Nothing in the folder is deleted.
+
+    Args:
+        url: ends with ``/``.
+        path: the folder; made when it is missing.
+        dry_run: say what would be fetched, and touch nothing.
+        parallel: objects moved side by side; None is what suits the store.
+
+    Returns:
+        One receipt an object, sorted by label, which is the key below the prefix.
+
+    Raises:
+        ObjectNotFound: nothing lies below the prefix.
+        PrefixError: objects failed; it has their errors and all receipts.
+        CredsError, DiskError, Cancelled.
+    """
+    with (
+        Job("get", url, access, on_event, cancel, dry_run=dry_run, parallel=parallel) as job,
+        Folder(os.fspath(path), dry_run=dry_run) as folder,
+    ):
+        return job.run(_Getting(job, folder).pieces())
+
+
+def put_prefix(
+    path: str | os.PathLike[str],
+    url: str,
+    *,
+    dry_run: bool = False,
+    parallel: int | None = None,
+    access: Access | None = None,
+    on_event: OnEvent | None = None,
+    cancel: Cancel | None = None,
+) -> tuple[Receipt, ...]:
+    """Send every file below a folder, or one file, to a prefix, but for those that are there already.
+
+    Links are not followed, and only files are stored: what is skipped has a receipt that says so. Nothing below the
+    prefix is deleted.
+
+    Args:
+        path: a folder, or a file that is put under its own name.
+        url: ends with ``/``.
+        dry_run: say what would be sent, and send nothing.
+        parallel: objects moved side by side; None is what suits the store.
+
+    Returns:
+        One receipt a file, sorted by label, which is its path below the folder.
+
+    Raises:
+        PrefixError: files failed; it has their errors and all receipts.
+        CredsError, DiskError, Cancelled.
+    """
+    _check_readable(os.fspath(path))
+    with Job("put", url, access, on_event, cancel, dry_run=dry_run, parallel=parallel) as job:
+        return job.run(_Putting(job).pieces(os.fspath(path)))
+
+
+def remove_prefix(
+    url: str,
+    *,
+    dry_run: bool = False,
+    parallel: int | None = None,
+    access: Access | None = None,
+    on_event: OnEvent | None = None,
+    cancel: Cancel | None = None,
+) -> tuple[Receipt, ...]:
+    """Delete every object below a prefix; none is no error. Folders of servers of files stay.
+
+    Args:
+        url: ends with ``/``.
+        dry_run: say what would be deleted, and delete nothing.
+        parallel: objects deleted side by side; None is what suits the store.
+
+    Returns:
+        One receipt an object, sorted by label, which is the key below the prefix.
+
+    Raises:
+        PrefixError: objects failed; it has their errors and all receipts.
+        CredsError, Cancelled.
+    """
+    with Job("delete", url, access, on_event, cancel, dry_run=dry_run, parallel=parallel) as job:
+
+        def remove(label: str, meta: ObjectMeta) -> Receipt:
+            if not dry_run:
+                job.store.delete(meta.key, cancel=job.cancel)
+            return job.receipt(label, "planned" if dry_run else "done", meta, object_bytes=meta.size_bytes)
+
+        return job.run((label, functools.partial(remove, label, meta)) for label, meta in job.listed())
+
+
+def copy_prefix(
+    source: str,
+    target: str,
+    *,
+    dry_run: bool = False,
+    parallel: int | None = None,
+    access: Access | None = None,
+    on_event: OnEvent | None = None,
+    cancel: Cancel | None = None,
+) -> tuple[Receipt, ...]:
+    """Copy every object below a prefix to another, through this machine and not onto its disk.
+
+    Objects of one size whose ETags are one MD5 are the same, and are not copied. Nothing below ``target`` is deleted.
+
+    Args:
+        source, target: end with ``/``.
+        dry_run: say what would be copied, and copy nothing.
+        parallel: objects copied side by side; None is what suits the stores.
+
+    Returns:
+        One receipt an object, sorted by label, which is the key below the prefix.
+
+    Raises:
+        ObjectNotFound: nothing lies below ``source``.
+        PrefixError: objects failed; it has their errors and all receipts.
+        CredsError, Cancelled.
+    """
+    with (
+        Job("put", target, access, on_event, cancel, dry_run=dry_run, parallel=parallel) as job,
+        Job("get", source, access, None, job.cancel, dry_run=dry_run, parallel=parallel) as origin,
+    ):
+        there = dict(job.listed())
+
+        def copy(label: str, meta: ObjectMeta) -> Receipt:
+            old = there.get(label)
+            if old is not None and same_md5(old, meta):
+                return job.receipt(label, "unchanged", old, object_bytes=old.size_bytes)
+            if dry_run:
+                return job.receipt(label, "planned", object_bytes=meta.size_bytes)
+            on_retry = job.report.on_retry(job.op, label)
+            with origin.store.open(meta.key, cancel=job.cancel, on_retry=on_retry) as reading:
+                return job.sent(label, transfer.reading_source(reading))
+
+        pieces = origin.listed(empty_is_missing=True)
+        return job.run((label, functools.partial(copy, label, meta)) for label, meta in pieces)
+
+
+class _Getting:
+    """Brings one object after the other into the folder."""
+
+    def __init__(self, job: Job, folder: Folder) -> None:
+        self._job = job
+        self._folder = folder
+
+    def pieces(self) -> Iterator[Piece]:
+        """What is to be done, in the listing's order; marks of folders are passed over."""
+        paths = Paths()
+        for label, meta in self._job.listed(empty_is_missing=True):
+            if (not label or label.endswith("/")) and not meta.size_bytes:
+                continue
+            try:
+                path = paths.path(label)
+            except UnsafeKey as error:
+                yield label, functools.partial(_refuse, error)
+            else:
+                yield label, functools.partial(self._get, label, meta, path)
+
+    def _get(self, label: str, meta: ObjectMeta, path: bytes) -> Receipt:
+        parent, _, name = path.rpartition(b"/")
+        try:
+            at = self._folder.parent(parent, make=not self._job.dry_run)
+            old = None if at is None or self._folder.was_empty else _status(name, at)
+        except NotADirectoryError:
+            raise unsafe(label, "needs a folder where a file or link is") from None
+        if old is not None and not stat.S_ISREG(old.st_mode):
+            raise unsafe(label, "is a file, and something else has its name here")
+        here = printable(f"{self._folder.path}/{os.fsdecode(path)}")
+        if old is not None and at is not None and same(name, at, old, meta, by_time=True):
+            return self._job.receipt(label, "unchanged", meta, path=here, object_bytes=meta.size_bytes)
+        if self._job.dry_run:
+            return self._job.receipt(label, "planned", meta, path=here, object_bytes=meta.size_bytes)
+        assert at is not None
+        return self._fetch(meta, label, here, at, name)
+
+    def _fetch(self, meta: ObjectMeta, label: str, here: str, at: int, name: bytes) -> Receipt:
+        job, began = self._job, time.monotonic()
+        attempts = transfer.Attempts(job.report.on_retry(job.op, label))
+        descriptor, scratch = self._folder.new_file()
+        try:
+            try:
+                now, count, pinned = self._fill(descriptor, meta.key, attempts)
+                stamp(descriptor, meta, now, time.time() - (time.monotonic() - began))
+            finally:
+                os.close(descriptor)
+            os.rename(scratch, name, src_dir_fd=self._folder.scratch, dst_dir_fd=at)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(scratch, dir_fd=self._folder.scratch)
+            raise
+        seconds = time.monotonic() - began
+        return job.receipt(
+            label,
+            "done",
+            now,
+            path=here,
+            object_bytes=count,
+            unpacked_bytes=count,
+            members=1,
+            pinned=pinned,
+            attempts=attempts.count,
+            seconds=round(seconds, 3),
+            bytes_per_second=int(count / seconds) if seconds > 0 else None,
+        )
+
+    def _fill(self, descriptor: int, key: str, attempts: transfer.Attempts) -> tuple[ObjectMeta, int, str]:
+        job, count, progress = self._job, 0, self._job.progress
+        with job.store.open(key, cancel=job.cancel, on_retry=attempts) as reading:
+            for buffer in reading:
+                size = len(buffer)
+                written = os.write(descriptor, buffer)
+                while written < size:
+                    written += os.write(descriptor, memoryview(buffer)[written:])
+                count += size
+                if progress is not None:
+                    progress.add(size)
+            now = reading.meta
+            if now.size_bytes is not None and now.size_bytes != count:
+                raise IntegrityError(f"the object has {now.size_bytes} bytes and {count} came", hint="fetch it again")
+            return now, count, reading.pinned
+
+
+def _refuse(error: UnsafeKey) -> Receipt:
+    raise error
+
+
+def _status(name: bytes, at: int) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=at, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """Something below a folder that is to be sent; ``name`` is its path below it."""
+
+    name: str
+    path: str
+    regular: bool
+
+
+def _check_readable(path: str) -> None:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        raise DiskError.of("read", printable(path), error) from error
+
+
+def _files(path: str) -> Iterator[_File]:
+    """What lies below a folder, but for folders and what is unfinished; or the one file itself.
+
+    Raises:
+        DiskError: a folder cannot be read.
+    """
+    if not os.path.isdir(path):  # noqa: PTH112 - as it was given
+        yield _File(os.path.basename(path), path, regular=True)  # noqa: PTH119 - as it was given
+        return
+    pending = [("", path)]
+    while pending:
+        above, folder = pending.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            raise DiskError.of("read", printable(folder), error) from error
+        below = []
+        for entry in entries:
+            name = above + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if above or not SCRATCH.fullmatch(os.fsencode(entry.name)):
+                    below.append((name + "/", entry.path))
+            else:
+                yield _File(name, entry.path, regular=entry.is_file(follow_symlinks=False))
+        pending += reversed(below)
+
+
+class _Putting:
+    """Sends one file after the other."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._there: dict[str, ObjectMeta] = {}
+
+    def pieces(self, path: str) -> Iterator[Piece]:
+        """What is to be done, in the order of the names."""
+        self._there = dict(self._job.listed())
+        for file in _files(path):
+            yield file.name, functools.partial(self._put, file)
+
+    def _put(self, file: _File) -> Receipt:
+        job, label, path = self._job, file.name, printable(file.path)
+        if not file.regular:
+            return job.receipt(label, "skipped", path=path, warnings=({"code": "no-file", "path": path},))
+        if not _is_text(label):
+            raise UnsafeKey(f"the name {printable(label)!r} is no Unicode text, as keys are", hint="rename the file")
+        try:
+            descriptor = os.open(file.path, OLD_FILE)
+        except OSError as error:
+            raise DiskError.of("read", path, error) from error
+        try:
+            status, meta = os.fstat(descriptor), self._there.get(label)
+            if meta is not None and same(file.path, None, status, meta, by_time=False):
+                return job.receipt(label, "unchanged", meta, path=path, object_bytes=status.st_size)
+            if job.dry_run:
+                return job.receipt(label, "planned", path=path, object_bytes=status.st_size)
+            return job.sent(label, transfer.file_source(descriptor, path), path)
+        finally:
+            os.close(descriptor)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
