@@ -57,7 +57,8 @@ class Folder:
             return
         self.root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, self.root)
-        self.was_empty = not any(os.scandir(self.root))
+        with os.scandir(self.root) as found:
+            self.was_empty = not any(found)
         if not self._dry_run:
             self._sweep()
             self._make_scratch(stack)

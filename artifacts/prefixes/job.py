@@ -36,6 +36,7 @@ _PARALLEL_OTHERS = 4
 """Objects moved side by side where nobody says: what the engine's pool of connections holds, what servers bear."""
 _AHEAD = 2048
 """Objects that are found ahead of those at work: about two pages of S3."""
+_ENOUGH_FAILURES = 4
 
 Piece = tuple[str, Callable[[], Receipt]]
 """An object's label, and what is to be done with it."""
@@ -153,6 +154,7 @@ class _Crowd:
         self._job = job
         self._waiting: queue.Queue[Piece | None] = queue.Queue(_AHEAD)
         self._succeeded = 0.0  # when, by the monotonic clock, a piece last did
+        self._failed_since = 0  # pieces that failed since then
         self._broken: BaseException | None = None
         self.receipts: list[Receipt] = []
         self.failures: dict[str, ToolkitError] = {}
@@ -196,7 +198,7 @@ class _Crowd:
         try:
             self._job.cancel.check()
             receipt = work()
-            self._succeeded = time.monotonic()
+            self._succeeded, self._failed_since = time.monotonic(), 0
         except Cancelled:
             receipt = self._job.receipt(label, "skipped")
         except ToolkitError as error:
@@ -207,9 +209,11 @@ class _Crowd:
 
     def _failed(self, label: str, error: ToolkitError, began: float) -> Receipt:
         self.failures[label] = error
+        self._failed_since += 1
         everywhere = isinstance(error, Unauthenticated | RefreshError | DiskError)
-        # One object may be out of order for long; where no other was served meanwhile, it is the server.
-        if everywhere or (error.retryable and self._succeeded < began):
+        # A few objects may be out of order for long; where no other was served meanwhile, it is the server.
+        gone = error.retryable and self._succeeded < began and self._failed_since >= _ENOUGH_FAILURES
+        if everywhere or gone:
             self._job.cancel.cancel("an object failed as every other would")
         return self._job.receipt(label, "failed", error=error_facts(error))
 
