@@ -83,9 +83,14 @@ class Tree:
     def _propfind(self, op: str, key: str, url: Url, depth: str, login: Login) -> list[Entry] | None:
         where = self.where(key)
         headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
-        answer = self.transport.ask(
-            op, where, "PROPFIND", url.at(url.path), login, headers=headers, body=dav.PROPFIND, accepted=(207, 404, 409)
-        )
+        accepted = (207, 404, 409)
+        try:
+            answer = self.transport.ask(
+                op, where, "PROPFIND", url.at(url.path), login, headers=headers, body=dav.PROPFIND, accepted=accepted
+            )
+        except NotSupported as error:
+            error.hint = error.hint or "the server does not speak WebDAV: its objects can be read, not listed"
+            raise
         if answer.status != 207:
             finish(answer)
             return None

@@ -150,9 +150,9 @@ class S3Store:
             def ask(client: Any) -> tuple[Any, list[ObjectMeta]]:
                 answer = client.list_objects_v2(Bucket=self._bucket.name, Prefix=prefix, **level, **asked)
                 found = [meta.of_entry(entry) for entry in answer.get("Contents", ())]
-                folders = [ObjectMeta(key=entry["Prefix"]) for entry in answer.get("CommonPrefixes", ())]
-                if folders:
-                    found = sorted(found + folders, key=lambda entry: entry.key.encode("utf-8", "surrogatepass"))
+                found += [ObjectMeta(key=entry["Prefix"]) for entry in answer.get("CommonPrefixes", ())]
+                if not recursive:
+                    found.sort(key=lambda entry: entry.key.encode("utf-8", "surrogatepass"))
                 return answer, found
 
             return verb.stoppable(lambda: verb.call(ask))
