@@ -296,3 +296,25 @@ def test_an_endpoints_port_is_always_there():
     """The scheme's own port is made explicit, and the host has one spelling."""
     assert split_url("https://MinIO.x./") == (True, "minio.x", 443)
     assert split_url("http://[0::1]:09000") == (False, "[::1]", 9000)
+
+
+@pytest.mark.parametrize(
+    ("qualified", "endpoint", "bucket", "key"),
+    [
+        ("s3://127.0.0.1:9000/data", "127.0.0.1:9000", "data", ""),
+        ("s3://127.0.0.1:9000/data/", "127.0.0.1:9000", "data", ""),
+        ("s3://data", None, "data", ""),
+        ("s3+https://minio.example/data/", "minio.example", "data", ""),
+        ("s3://s3.eu-west-1.amazonaws.com/data/", None, "data", ""),
+        ("https://host", "host", "", ""),
+        ("sftp://host/", "host", "", ""),
+        ("file:///", None, "", "/"),
+    ],
+)
+def test_prefixes_may_have_no_key(qualified, endpoint, bucket, key):
+    """Where many objects are meant the key may be empty, and nowhere else."""
+    location = Location.parse(qualified, prefix=True)
+    assert location is not None
+    assert (location.endpoint, location.bucket, location.key) == (endpoint, bucket, key)
+    with pytest.raises(LocationError):
+        Location.parse(qualified)
