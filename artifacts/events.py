@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from creds.errors import ToolkitError
 from creds.store import OnRetry
+
+if TYPE_CHECKING:
+    from creds.resolve import Resolved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +192,15 @@ def error_facts(error: ToolkitError) -> dict[str, Any]:
     names = ("http_status", "server_code", "server_request_id", "rule")
     return {"code": error.code, "message": str(error), "hint": error.hint, "retryable": error.retryable} | {
         name: getattr(error, name, None) for name in names
+    }
+
+
+def resolved_facts(resolved: Resolved) -> dict[str, Any]:
+    """What a receipt says of where and as whom."""
+    return {
+        "location": str(resolved.location),
+        "rule": resolved.verdict.rule,
+        "credential": resolved.identity.to_dict(),
     }
 
 

@@ -19,9 +19,8 @@ from typing import IO, Any, Self, cast
 from artifacts import transfer
 from artifacts.archive.pack import scan
 from artifacts.errors import DiskError, FolderError, RequestError
-from artifacts.events import OnEvent, Receipt, Report, Started, error_facts
+from artifacts.events import OnEvent, Receipt, Report, Started, error_facts, resolved_facts
 from artifacts.limits import FREE_SPACE, Budget, free_bytes
-from artifacts.staging import resolved_facts
 from creds.errors import LocationError, ObjectChanged, ObjectNotFound, ToolkitError
 from creds.location import Location
 from creds.models import Credentials

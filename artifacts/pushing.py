@@ -10,10 +10,9 @@ from urllib.parse import quote
 
 from artifacts import transfer
 from artifacts.errors import RequestError
-from artifacts.events import OnEvent, Receipt, Report, Started, error_facts
+from artifacts.events import OnEvent, Receipt, Report, Started, error_facts, resolved_facts
 from artifacts.objects import local_source
 from artifacts.request import Artifact, Request
-from artifacts.staging import resolved_facts
 from creds.errors import AccessDenied, LocationError, ObjectNotFound, ToolkitError
 from creds.location import Location
 from creds.policy import Endpoint, Policy

@@ -42,7 +42,7 @@ from artifacts import transfer
 from artifacts.archive import formats
 from artifacts.archive.pack import Scan, scan
 from artifacts.errors import DiskError, FolderError, LimitExceeded, RequestError, StagingError, UnsupportedArchive
-from artifacts.events import OnEvent, Receipt, Report, Started, Verified, error_facts
+from artifacts.events import OnEvent, Receipt, Report, Started, Verified, error_facts, resolved_facts
 from artifacts.limits import FREE_SPACE, Budget, Limits, free_bytes
 from artifacts.request import Artifact, Request, parse_size
 from artifacts.state import Record, State
@@ -713,12 +713,3 @@ def _record(job: Job, done: transfer.Transferred | None, signature: str | None) 
 def _below(label: str, warnings: Iterable[dict[str, str]]) -> tuple[dict[str, str], ...]:
     """Warnings about an artifact's members, with paths as the staging folder shows them."""
     return tuple({**warning, "path": f"{label}/{warning['path']}"} for warning in warnings)
-
-
-def resolved_facts(resolved: Resolved) -> dict[str, Any]:
-    """What a receipt says of where and as whom."""
-    return {
-        "location": str(resolved.location),
-        "rule": resolved.verdict.rule,
-        "credential": resolved.identity.to_dict(),
-    }

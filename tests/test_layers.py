@@ -33,7 +33,7 @@ ALLOWED = {
     "artifacts/errors.py": ("creds.errors", "artifacts.events"),
     "artifacts/text.py": (),
     "artifacts/limits.py": ("artifacts.errors",),
-    "artifacts/events.py": ("creds.errors", "creds.store"),
+    "artifacts/events.py": ("creds.errors", "creds.resolve", "creds.store"),
     "artifacts/archive/": ("artifacts.errors", "artifacts.limits", "artifacts.text", "creds.store"),
     "artifacts/gojson.py": ("artifacts.errors", "creds.models"),
     "artifacts/request.py": ("artifacts.errors", "artifacts.gojson", "creds.models", "creds.errors"),

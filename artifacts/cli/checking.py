@@ -13,10 +13,10 @@ from artifacts.cli import exits
 from artifacts.cli.configuring import Setting, shown
 from artifacts.cli.display import print_rows
 from artifacts.cli.session import Session, print_json
-from artifacts.events import error_facts, utc
+from artifacts.events import error_facts, resolved_facts, utc
 from artifacts.limits import Limits
 from artifacts.request import Request
-from artifacts.staging import Job, plan, resolved_facts
+from artifacts.staging import Job, plan
 from artifacts.text import size_text
 from creds.errors import ObjectNotFound, ToolkitError
 from creds.policy import Policy

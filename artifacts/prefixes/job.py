@@ -13,9 +13,8 @@ from typing import Any, Self
 
 from artifacts import transfer
 from artifacts.errors import DiskError, PrefixError
-from artifacts.events import OnEvent, Progress, Receipt, Report, Started, error_facts
+from artifacts.events import OnEvent, Progress, Receipt, Report, Started, error_facts, resolved_facts
 from artifacts.objects import Access
-from artifacts.staging import resolved_facts
 from artifacts.text import printable
 from creds.errors import (
     Cancelled,
