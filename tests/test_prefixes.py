@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import time
 import uuid
@@ -18,6 +20,7 @@ import webservers
 from commands import Bench, credentials, fill, finish, restartable, run, start, tree
 
 from artifacts import Access, PrefixError, UnsafeKey, copy_prefix, get_prefix, ls, put_prefix, remove_prefix
+from artifacts.errors import DiskError
 from artifacts.prefixes.folder import Paths
 from creds.errors import BucketNotFound, Cancelled, LocationError, ObjectNotFound, Unauthenticated
 from creds.models import Credentials
@@ -184,6 +187,38 @@ def test_links_and_other_things_are_skipped(bench, tmp_path):
         "pipe": "skipped",
     }
     assert bench.keys() == ["p/a"]
+
+
+def test_what_cannot_be_read_here(bench, tmp_path):
+    """A folder that the system will not open fails by its name; what lies beside it is sent."""
+    here = fill(tmp_path / "here", {"a": "1", "z/b": "2"})
+    folder = os.open(here, os.O_RDONLY)
+    for _ in range(17):  # one path of more than 4,096 bytes
+        os.mkdir("n" * 250, dir_fd=folder)
+        below = os.open("n" * 250, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+    with pytest.raises(PrefixError, match="1 of 3 objects failed") as failed:
+        put_prefix(here, bench.place("p/"), access=access())
+    ((label, error),) = failed.value.failures.items()
+    assert label.startswith("nnn")
+    assert isinstance(error, DiskError)
+    assert error.errno == errno.ENAMETOOLONG
+    assert bench.keys() == ["p/a", "p/z/b"]
+
+
+def test_many_folders_and_few_descriptors(bench, tmp_path):
+    """More folders than a process may open at once are no matter."""
+    here = fill(tmp_path / "here", {f"d{n}/e/f": "x" for n in range(300)})
+    put_prefix(here, bench.place("p/"), access=access())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (450, hard))
+    try:
+        get_prefix(bench.place("p/"), tmp_path / "got", access=access())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(tree(tmp_path / "got")) == 300
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------

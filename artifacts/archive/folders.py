@@ -25,15 +25,16 @@ class Folders:
 
     Args:
         root: a descriptor of the root, which stays the caller's.
+        most: folders kept open, at least 2; None is what one artifact of several may take.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, most: int | None = None) -> None:
         self._root = root
         self._open: dict[bytes, int] = {}
         # Several artifacts move side by side: none may take a large part of what this process may open.
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         allowed = _MOST_OPEN if soft == resource.RLIM_INFINITY else soft // 16
-        self._most = max(_FEWEST_OPEN, min(_MOST_OPEN, allowed))
+        self._most = max(_FEWEST_OPEN, min(_MOST_OPEN, allowed)) if most is None else most
 
     def find(self, path: bytes) -> int:
         """A descriptor of an existing folder.

@@ -18,6 +18,7 @@ from artifacts.archive.folders import OPEN_FOLDER, Folders
 from artifacts.errors import DiskError, UnsafeKey
 from artifacts.text import printable
 
+_OPEN_FOLDERS = 8  # of one thread: listings come folder by folder, and many threads share what a process may open
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 4095
 SCRATCH = re.compile(rb"\.artifacts-partial-[0-9a-f]{16}")
@@ -111,7 +112,7 @@ class Folder:
             return self.root
         folders: Folders | None = getattr(self._local, "folders", None)
         if folders is None:
-            folders = self._local.folders = Folders(self.root)
+            folders = self._local.folders = Folders(self.root, _OPEN_FOLDERS)
             self._stack.callback(folders.close)
         try:
             return folders.make(path) if make else folders.find(path)

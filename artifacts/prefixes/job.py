@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import threading
@@ -36,6 +37,10 @@ _PARALLEL_OTHERS = 4
 _AHEAD = 2048
 """Objects that are found ahead of those at work: about two pages of S3."""
 _ENOUGH_FAILURES = 4
+_LARGE_BYTES = 8 << 20
+_LARGE_AT_ONCE = 8
+"""Each object at work may hold a part of this size beside the window: with more at once memory would not be bounded."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE}
 
 Piece = tuple[str, Callable[[], Receipt]]
 """An object's label, and what is to be done with it."""
@@ -63,6 +68,7 @@ class Job:
         self.dry_run = dry_run
         self.progress: _Progress | None = None
         self._outer = cancel or Cancel()
+        self._large = threading.Semaphore(_LARGE_AT_ONCE)
         scheme = self.resolved.location.scheme
         usual = _PARALLEL_S3_GET if (scheme, op) == ("s3", "get") else _PARALLEL.get(scheme, _PARALLEL_OTHERS)
         self._parallel = usual if parallel is None else max(1, parallel)
@@ -107,6 +113,10 @@ class Job:
         # Names of files that are no Unicode text would not print.
         shown = label if label.isascii() else label.encode("utf-8", "backslashreplace").decode()
         return self.report.receipt(self.op, shown, status, location=self._where + quoted(label), **self._facts, **facts)
+
+    def turn(self, size_bytes: int | None) -> contextlib.AbstractContextManager[object]:
+        """Wait until an object of this size may be moved: few large ones at once, small ones at any time."""
+        return contextlib.nullcontext() if size_bytes is not None and size_bytes < _LARGE_BYTES else self._large
 
     def sent(self, label: str, source: transfer.Source, path: str | None = None) -> Receipt:
         """Store one object, and its receipt."""
@@ -209,7 +219,9 @@ class _Crowd:
     def _failed(self, label: str, error: ToolkitError, began: float) -> Receipt:
         self.failures[label] = error
         self._failed_since += 1
-        everywhere = isinstance(error, Unauthenticated | RefreshError | DiskError)
+        everywhere = isinstance(error, Unauthenticated | RefreshError) or (
+            isinstance(error, DiskError) and error.errno in _FULL
+        )
         # A few objects may be out of order for long; where no other was served meanwhile, it is the server.
         gone = error.retryable and self._succeeded < began and self._failed_since >= _ENOUGH_FAILURES
         if everywhere or gone:

@@ -12,6 +12,8 @@ any other ETag, or none: ``get``            the file has the object's time, whic
 any other ETag, or none: ``put``, ``cp``    never: it is sent again
 ==========================================  ==========================================================================
 
+Whether parts have a usual size cannot be known: an ETag of parts that the file has not is one of the others.
+
 ``get`` gives a file its object's time only where the time decides, and only if the object was older than two seconds:
 servers tell times in seconds, and one that is replaced within the second must not look the same.
 """
@@ -24,7 +26,7 @@ import re
 import time
 from datetime import UTC, datetime
 
-from creds.store import ObjectMeta
+from creds.store import Cancel, ObjectMeta
 
 _READ_BYTES = 1 << 20
 _MIB = 1 << 20
@@ -35,18 +37,20 @@ _PARTS_MD5 = re.compile(r'"([0-9a-fA-F]{32})-([1-9][0-9]{0,4})"')
 OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def same(name: str | bytes, at: int | None, status: os.stat_result, meta: ObjectMeta, *, by_time: bool) -> bool:
+def same(
+    name: str | bytes, at: int | None, status: os.stat_result, meta: ObjectMeta, *, by_time: bool, cancel: Cancel
+) -> bool:
     """Is a file what an object is? See the module's table."""
     if meta.size_bytes is None or meta.size_bytes != status.st_size:
         return False
     etag = meta.etag or ""
     whole = _MD5.fullmatch(etag)
     if whole is not None:
-        return _md5_of_parts(name, at, status, [status.st_size or 1]) == [whole[1].lower()]
+        return _md5_of_parts(name, at, status, [status.st_size or 1], cancel) == [whole[1].lower()]
     parts = _PARTS_MD5.fullmatch(etag)
     if parts is not None:
         sizes = _part_sizes(status.st_size, int(parts[2]))
-        if parts[1].lower() in _md5_of_parts(name, at, status, sizes, nested=True):
+        if parts[1].lower() in _md5_of_parts(name, at, status, sizes, cancel, nested=True):
             return True
     return by_time and meta.modified is not None and status.st_mtime_ns == _nanoseconds(meta.modified)
 
@@ -60,7 +64,13 @@ def _part_sizes(size: int, count: int) -> list[int]:
 
 
 def _md5_of_parts(
-    name: str | bytes, at: int | None, status: os.stat_result, sizes: list[int], *, nested: bool = False
+    name: str | bytes,
+    at: int | None,
+    status: os.stat_result,
+    sizes: list[int],
+    cancel: Cancel,
+    *,
+    nested: bool = False,
 ) -> list[str]:
     """The MD5 of a file, or with ``nested`` those of its parts' MD5s for each size of part, in one pass over it."""
     if not sizes:
@@ -70,6 +80,7 @@ def _md5_of_parts(
     try:
         left = status.st_size
         while left and (buffer := os.read(descriptor, min(left, _READ_BYTES))):
+            cancel.check()
             left -= len(buffer)
             for cut in cuts:
                 cut.add(buffer)

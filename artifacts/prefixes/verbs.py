@@ -164,7 +164,10 @@ def copy_prefix(
             if dry_run:
                 return job.receipt(label, "planned", object_bytes=meta.size_bytes)
             on_retry = job.report.on_retry(job.op, label)
-            with origin.store.open(meta.key, cancel=job.cancel, on_retry=on_retry) as reading:
+            with (
+                job.turn(meta.size_bytes),
+                origin.store.open(meta.key, cancel=job.cancel, on_retry=on_retry) as reading,
+            ):
                 return job.sent(label, transfer.reading_source(reading))
 
         pieces = origin.listed(empty_is_missing=True)
@@ -201,12 +204,13 @@ class _Getting:
         if old is not None and not stat.S_ISREG(old.st_mode):
             raise unsafe(label, "is a file, and something else has its name here")
         here = printable(f"{self._folder.path}/{os.fsdecode(path)}")
-        if old is not None and at is not None and same(name, at, old, meta, by_time=True):
+        if old is not None and at is not None and same(name, at, old, meta, by_time=True, cancel=self._job.cancel):
             return self._job.receipt(label, "unchanged", meta, path=here, object_bytes=meta.size_bytes)
         if self._job.dry_run:
             return self._job.receipt(label, "planned", meta, path=here, object_bytes=meta.size_bytes)
         assert at is not None
-        return self._fetch(meta, label, here, at, name)
+        with self._job.turn(meta.size_bytes):
+            return self._fetch(meta, label, here, at, name)
 
     def _fetch(self, meta: ObjectMeta, label: str, here: str, at: int, name: bytes) -> Receipt:
         job, began = self._job, time.monotonic()
@@ -268,11 +272,12 @@ def _status(name: bytes, at: int) -> os.stat_result | None:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """Something below a folder that is to be sent; ``name`` is its path below it."""
+    """Something below a folder that is to be sent; ``name`` is its path below it, ``error`` why it cannot be read."""
 
     name: str
     path: str
-    regular: bool
+    regular: bool = True
+    error: OSError | None = None
 
 
 def _check_readable(path: str) -> None:
@@ -283,13 +288,9 @@ def _check_readable(path: str) -> None:
 
 
 def _files(path: str) -> Iterator[_File]:
-    """What lies below a folder, but for folders and what is unfinished; or the one file itself.
-
-    Raises:
-        DiskError: a folder cannot be read.
-    """
+    """What lies below a folder, but for folders that can be read and what is unfinished; or the one file itself."""
     if not os.path.isdir(path):  # noqa: PTH112 - as it was given
-        yield _File(os.path.basename(path), path, regular=True)  # noqa: PTH119 - as it was given
+        yield _File(os.path.basename(path), path)  # noqa: PTH119 - as it was given
         return
     pending = [("", path)]
     while pending:
@@ -298,7 +299,8 @@ def _files(path: str) -> Iterator[_File]:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
         except OSError as error:
-            raise DiskError.of("read", printable(folder), error) from error
+            yield _File(above, folder, error=error)
+            continue
         below = []
         for entry in entries:
             name = above + entry.name
@@ -325,6 +327,8 @@ class _Putting:
 
     def _put(self, file: _File) -> Receipt:
         job, label, path = self._job, file.name, printable(file.path)
+        if file.error is not None:
+            raise DiskError.of("read", path, file.error) from file.error
         if not file.regular:
             return job.receipt(label, "skipped", path=path, warnings=({"code": "no-file", "path": path},))
         if not _is_text(label):
@@ -335,11 +339,12 @@ class _Putting:
             raise DiskError.of("read", path, error) from error
         try:
             status, meta = os.fstat(descriptor), self._there.get(label)
-            if meta is not None and same(file.path, None, status, meta, by_time=False):
+            if meta is not None and same(file.path, None, status, meta, by_time=False, cancel=job.cancel):
                 return job.receipt(label, "unchanged", meta, path=path, object_bytes=status.st_size)
             if job.dry_run:
                 return job.receipt(label, "planned", path=path, object_bytes=status.st_size)
-            return job.sent(label, transfer.file_source(descriptor, path), path)
+            with job.turn(status.st_size):
+                return job.sent(label, transfer.file_source(descriptor, path), path)
         finally:
             os.close(descriptor)
 
