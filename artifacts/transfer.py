@@ -257,7 +257,7 @@ def _verify(expect: Digest | None, tap: _Tap) -> str:
     seen = tap.hexdigest()
     if seen != expect.hexdigest:
         raise IntegrityError(
-            f"the bytes' {expect.algorithm} is {seen}, promised was {expect.hexdigest}",
+            f"the object's {expect.algorithm} is {seen}, promised was {expect.hexdigest}",
             hint="the object was replaced, or the promise is of something else",
         )
     return expect.algorithm
