@@ -16,7 +16,7 @@ from commands import COMMAND, Bench, credentials, environment, run
 from webservers import ScriptedServer
 
 import artifacts
-from artifacts import Access
+from artifacts import Access, IntegrityError, RequestError
 from creds.errors import ObjectChanged, ObjectNotFound
 from creds.models import Credentials
 
@@ -168,50 +168,57 @@ def test_ls_of_a_closed_pipe(bench, keys):
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_sha256(bench, keys, tmp_path):
-    """Wrong: nothing appears here or there, exit 6; right: it does, and the receipt says so."""
-    content = os.urandom(9_000_000)
-    right, wrong = hashlib.sha256(content).hexdigest(), "0" * 64
-    (tmp_path / "source").write_bytes(content)
-    assert run("put", tmp_path / "source", bench.place("k"), "--sha256", wrong, *keys).code == 6
-    assert bench.keys() == []
-    sent = run("put", tmp_path / "source", bench.place("k"), "--sha256", right.upper(), "--json", *keys)
-    assert (sent.code, sent.receipts["k"]["verified"], sent.receipts["k"]["sha256"]) == (0, "sha256", right)
-    refused = run("get", bench.place("k"), tmp_path / "got", "--sha256", wrong, *keys)
-    assert refused.code == 6
-    assert right in refused.err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys.json", "source"]
-    got = run("get", bench.place("k"), tmp_path / "got", "--sha256", right, "--json", *keys)
-    assert (got.code, got.receipts["k"]["verified"]) == (0, "sha256")
-    assert (tmp_path / "got").read_bytes() == content
-    assert run("get", bench.place("k"), tmp_path / "got", "--sha256", "abc", *keys).code == 2
-    streamed = run("get", bench.place("k"), "-", "--sha256", wrong, *keys)
-    assert (streamed.code, streamed.content) == (6, content)
-
-
-def test_if_match(bench, keys, tmp_path):
-    """get, put and rm of the expected object, its ETag with or without quotes; of another: exit 7, all as it was."""
-    bench.put("k", b"first")
-    etag = bench.client.head_object(Bucket=bench.bucket, Key="k")["ETag"]
-    bench.put("k", b"second")
-    (tmp_path / "new").write_bytes(b"third")
-    assert run("get", bench.place("k"), tmp_path / "got", "--if-match", etag, *keys).code == 7
-    assert run("put", tmp_path / "new", bench.place("k"), "--if-match", etag, *keys).code == 7
-    assert run("rm", bench.place("k"), "--if-match", etag, *keys).code == 7
-    assert not (tmp_path / "got").exists()
-    assert bench.read("k") == b"second"
-    now = bench.client.head_object(Bucket=bench.bucket, Key="k")["ETag"].strip('"')
-    assert run("get", bench.place("k"), tmp_path / "got", "--if-match", now, *keys).code == 0
-    assert run("put", tmp_path / "new", bench.place("k"), "--if-match", now, *keys).code == 0
-    assert bench.read("k") == b"third"
-    now = bench.client.head_object(Bucket=bench.bucket, Key="k")["ETag"]
-    assert run("rm", bench.place("k"), "--if-match", now, *keys).code == 0
-    assert bench.keys() == []
-
-
 @pytest.fixture
 def access() -> Access:
     return Access(credentials=Credentials.model_validate(credentials(servers.ADMIN)))
+
+
+def test_sha256(bench, keys, access, tmp_path):
+    """Wrong: nothing appears here or there, exit 6; right: it does, and the receipt says so."""
+    content = os.urandom(9_000_000)
+    right, wrong = hashlib.sha256(content).hexdigest(), "0" * 64
+    source, place = tmp_path / "source", bench.place("k")
+    source.write_bytes(content)
+    with pytest.raises(IntegrityError, match=right):
+        artifacts.put(source, place, sha256=wrong, access=access)
+    assert bench.keys() == []
+    sent = artifacts.put(source, place, sha256=right.upper(), access=access)
+    assert (sent.verified, sent.sha256) == ("sha256", right)
+    refused = run("get", place, tmp_path / "got", "--sha256", wrong, *keys)
+    assert refused.code == 6
+    assert right in refused.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys.json", "source"]
+    assert artifacts.get(place, tmp_path / "got", sha256=right, access=access).verified == "sha256"
+    assert (tmp_path / "got").read_bytes() == content
+    with pytest.raises(RequestError, match="64 hex digits"):
+        artifacts.get(place, tmp_path / "got", sha256="abc", access=access)
+    streamed = run("get", place, "-", "--sha256", wrong, *keys)
+    assert (streamed.code, streamed.content) == (6, content)
+
+
+def test_if_match(bench, keys, access, tmp_path):
+    """get, put and rm of the expected object, its ETag with or without quotes; of another: exit 7, all as it was."""
+    place = bench.place("k")
+
+    def etag() -> str:
+        return bench.client.head_object(Bucket=bench.bucket, Key="k")["ETag"]
+
+    bench.put("k", b"first")
+    first = etag()
+    bench.put("k", b"second")
+    (tmp_path / "new").write_bytes(b"third")
+    assert run("get", place, tmp_path / "got", "--if-match", first, *keys).code == 7
+    with pytest.raises(ObjectChanged):
+        artifacts.put(tmp_path / "new", place, if_match=first, access=access)
+    with pytest.raises(ObjectChanged):
+        artifacts.remove(place, if_match=first, access=access)
+    assert not (tmp_path / "got").exists()
+    assert bench.read("k") == b"second"
+    artifacts.get(place, tmp_path / "got", if_match=etag().strip('"'), access=access)
+    assert artifacts.put(tmp_path / "new", place, if_match=etag().strip('"'), access=access).conditional == "enforced"
+    assert bench.read("k") == b"third"
+    assert run("rm", place, "--if-match", etag(), *keys).code == 0
+    assert bench.keys() == []
 
 
 def test_open(bench, access):
