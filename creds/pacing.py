@@ -94,8 +94,8 @@ class PacedStore:
     def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
         return self._store.head(key, cancel=cancel)
 
-    def list(self, prefix: str = "", *, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
-        return self._store.list(prefix, cancel=cancel)
+    def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
+        return self._store.list(prefix, recursive=recursive, cancel=cancel)
 
     def delete(self, key: str, *, cancel: Cancel | None = None) -> None:
         self._store.delete(key, cancel=cancel)
