@@ -81,8 +81,8 @@ def rclone_dav() -> Iterator[webservers.WebServer]:
 
 
 @pytest.fixture(scope="session")
-def nginx_dav() -> Iterator[webservers.WebServer]:
-    """nginx's WebDAV with Basic authentication, where nginx is installed."""
+def nginx() -> Iterator[webservers.Nginx]:
+    """nginx's WebDAV, where nginx is installed: by password, by token, over TLS, by a client's certificate."""
     if (why := webservers.nginx_missing()) is not None:
         pytest.skip(why)
     with webservers.nginx_dav() as server:

@@ -1,4 +1,5 @@
-"""Real FTP and SFTP servers on loopback: pyftpdlib and asyncssh in this process, rclone's and, where installed, sshd.
+"""Real FTP and SFTP servers on loopback: pyftpdlib and asyncssh in this process, rclone's and, where installed, vsftpd
+and sshd.
 
 Each is a context manager that starts one server on a free port over a folder and ends it. Those in this process can be
 told to break: a data connection after so many bytes, a rename, a command.
@@ -255,6 +256,51 @@ def rclone_ftp(certificate: Certificates | None = None) -> Iterator[TreeServer]:
     low = servers.free_port()
     with _rclone("ftp", "--passive-port", f"{low}-{low + 200}", *more) as server:
         yield server
+
+
+def vsftpd_path() -> str | None:
+    """Where vsftpd is, if it is installed."""
+    return shutil.which("vsftpd", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
+
+
+VSFTPD_USER = "anonymous"
+"""vsftpd's own list of passwords serves this user alone; all others would need accounts of the machine."""
+
+
+@contextlib.contextmanager
+def vsftpd(certificate: Certificates | None = None) -> Iterator[TreeServer]:
+    """vsftpd as the user who runs the tests; with a certificate TLS is required, and data that resume its session.
+
+    ``VSFTPD_USER`` logs in with ``PASSWORD``, or as who has no account. There is no chroot: the folder is where the
+    login leads, and no more.
+    """
+    program = vsftpd_path()
+    assert program is not None
+    port = servers.free_port()
+    with tempfile.TemporaryDirectory(prefix="vsftpd-") as name:
+        folder = Path(name)
+        for below in ("root", "empty"):
+            (folder / below).mkdir()
+        (folder / "passwords").write_text(f"{PASSWORD}\nanonymous@\n")
+        settings = {
+            **{"listen": "YES", "listen_address": "127.0.0.1", "listen_port": port, "background": "NO"},
+            **{"run_as_launching_user": "YES", "seccomp_sandbox": "NO", "secure_chroot_dir": folder / "empty"},
+            **{"local_enable": "NO", "anonymous_enable": "YES", "anon_root": folder / "root", "anon_umask": "022"},
+            **{"secure_email_list_enable": "YES", "email_password_file": folder / "passwords"},
+            **{"write_enable": "YES", "anon_upload_enable": "YES", "anon_mkdir_write_enable": "YES"},
+            **{"anon_other_write_enable": "YES", "anon_world_readable_only": "NO", "xferlog_enable": "NO"},
+        }
+        if certificate is not None:
+            settings |= {
+                **{"ssl_enable": "YES", "allow_anon_ssl": "YES", "ssl_ciphers": "HIGH", "require_ssl_reuse": "YES"},
+                **{"force_anon_logins_ssl": "YES", "force_anon_data_ssl": "YES"},
+                **{"rsa_cert_file": certificate.chain, "rsa_private_key_file": certificate.key},
+            }
+        config = folder / "vsftpd.conf"
+        config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        with servers._running([program, str(config)], folder, {"PATH": os.defpath}) as process:
+            wait_for_port(port, process)
+            yield TreeServer("127.0.0.1", port, folder / "root")
 
 
 @contextlib.contextmanager

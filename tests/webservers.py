@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import http.server
 import os
+import secrets
 import select
 import shutil
 import socket
@@ -18,12 +19,15 @@ import ssl
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import jwt as pyjwt
 import servers
+import tlsfront
 
 USER, PASSWORD = "dav-user", "dav-pässword:with%signs"
 
@@ -140,39 +144,82 @@ def _dav_ext() -> Path | None:
     return next((path for path in found if path.exists()), None)
 
 
+@dataclass
+class Nginx:
+    """One nginx with one folder, and four ways to it.
+
+    Attributes:
+        basic: Basic authentication as ``USER``, in plaintext. ``tls`` is the same over TLS.
+        bearer: over TLS, for who brings the token.
+        mutual: over TLS, for who shows a certificate of the authority; no other credential is asked for.
+        token: what ``bearer`` wants: a JWT, which nginx compares by its text.
+        authority: signed all certificates.
+    """
+
+    basic: WebServer
+    tls: WebServer
+    bearer: WebServer
+    mutual: WebServer
+    token: str
+    authority: tlsfront.Authority
+
+
 @contextlib.contextmanager
-def nginx_dav() -> Iterator[WebServer]:
-    """nginx with its dav and dav-ext modules: ignores conditions on PUT, wants a slash after a folder's name."""
-    port = servers.free_port()
+def nginx_dav() -> Iterator[Nginx]:
+    """nginx with its dav and dav-ext modules: ignores conditions on PUT, wants a slash after a folder's name.
+
+    It answers a PUT into a folder that is not there with 500, and lists no name that begins with a dot.
+    """
+    ports = [servers.free_port() for _ in range(4)]
+    now = int(time.time())
+    claims = {"iss": "https://issuer", "sub": "job-7", "exp": now + 3600}
+    token = pyjwt.encode(claims, secrets.token_hex(32), algorithm="HS256")
     with tempfile.TemporaryDirectory(prefix="nginx-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / "data").mkdir()
+        authority = tlsfront.Authority(folder)
+        authority.server.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
+        (folder / "ca.pem").write_bytes(authority.pem)
         hashed = base64.b64encode(hashlib.sha1(PASSWORD.encode()).digest()).decode()
         (folder / "htpasswd").write_text(f"{USER}:{{SHA}}{hashed}\n")
         user = "user root;" if os.geteuid() == 0 else ""
         paths = "".join(
             f"{kind}_temp_path {name}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
+        basic = f"auth_basic dav; auth_basic_user_file {name}/htpasswd;"
+        refused = """if ($known = 0) { add_header WWW-Authenticate 'Bearer realm="dav"' always; return 401; }"""
+        ways = (
+            ("", basic, ""),
+            ("ssl", basic, ""),
+            ("ssl", "", refused),
+            ("ssl", f"ssl_client_certificate {name}/ca.pem; ssl_verify_client on;", ""),
+        )
         (folder / "nginx.conf").write_text(
             f"""load_module {_dav_ext()};
             daemon off; master_process off; pid {name}/nginx.pid; error_log stderr warn; {user}
             events {{ worker_connections 128; }}
             http {{
-              access_log off; client_max_body_size 0; {paths}
-              server {{
-                listen 127.0.0.1:{port}; root {name}/data;
-                auth_basic dav; auth_basic_user_file {name}/htpasswd;
-                location / {{
-                  dav_methods PUT DELETE MKCOL COPY MOVE; dav_ext_methods PROPFIND OPTIONS;
-                  create_full_put_path off; min_delete_depth 1;
-                }}
-              }}
+              access_log off; client_max_body_size 0; {paths} map_hash_bucket_size 512;
+              ssl_certificate {name}/server.pem; ssl_certificate_key {name}/server.pem;
+              map $http_authorization $known {{ default 0; "Bearer {token}" 1; }}
+              dav_methods PUT DELETE MKCOL COPY MOVE; dav_ext_methods PROPFIND OPTIONS;
+              create_full_put_path off; min_delete_depth 1; root {name}/data;
+              {
+                "".join(
+                    f"server {{ listen 127.0.0.1:{port} {tls}; {who} location / {{ {check} }} }}"
+                    for port, (tls, who, check) in zip(ports, ways, strict=True)
+                )
+            }
             }}"""
         )
         command = ["nginx", "-p", name, "-c", str(folder / "nginx.conf")]
         with servers._running(command, folder, {"PATH": os.environ["PATH"]}) as process:
-            servers._wait_for_s3(port, process, folder / "output.log")
-            yield WebServer(f"http://127.0.0.1:{port}", folder / "data")
+            servers._wait_for_s3(ports[0], process, folder / "output.log")
+            found = [
+                WebServer(f"http{'s' if tls else ''}://127.0.0.1:{port}", folder / "data")
+                for port, (tls, *_) in zip(ports, ways, strict=True)
+            ]
+            yield Nginx(*found, token, authority)
 
 
 @dataclass

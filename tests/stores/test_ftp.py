@@ -90,6 +90,21 @@ def rclone_server() -> Iterator[TreeServer]:
         yield server
 
 
+needs_vsftpd = pytest.mark.skipif(ftpservers.vsftpd_path() is None, reason="vsftpd is not installed")
+
+
+@pytest.fixture(scope="module")
+def vsftpd_server() -> Iterator[TreeServer]:
+    with ftpservers.vsftpd() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def vsftpd_tls_server(certificates) -> Iterator[TreeServer]:
+    with ftpservers.vsftpd(certificates) as server:
+        yield server
+
+
 class FtpConformance(Conformance):
     enforces = False  # FTP has no conditions: looking and renaming are two commands
     pins_etag = False  # size and time only
@@ -125,6 +140,25 @@ class TestImplicit(FtpConformance):
     @pytest.fixture
     def store(self, implicit_server, certificates) -> Iterator[FtpStore]:
         store = store_of(ftpservers.empty(implicit_server), "implicit", certificates.ca_pem)
+        yield store
+        store.close()
+
+
+@needs_vsftpd
+class TestVsftpd(FtpConformance):
+    @pytest.fixture
+    def store(self, vsftpd_server) -> Iterator[FtpStore]:
+        store = store_of(ftpservers.empty(vsftpd_server), user=ftpservers.VSFTPD_USER)
+        yield store
+        store.close()
+
+
+@needs_vsftpd
+class TestVsftpdTls(FtpConformance):
+    @pytest.fixture
+    def store(self, vsftpd_tls_server, certificates) -> Iterator[FtpStore]:
+        server = ftpservers.empty(vsftpd_tls_server)
+        store = store_of(server, "explicit", certificates.ca_pem, user=ftpservers.VSFTPD_USER)
         yield store
         store.close()
 

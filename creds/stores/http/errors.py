@@ -74,16 +74,22 @@ def failed(kind: type[E], op: str, where: str, said: str, **more: Any) -> E:
     return kind(f"{op} {where}: {said}", op=op, location=where, **more)
 
 
-def of_status(status: int, headers: Mapping[str, str], op: str, where: str, *, signed: bool) -> StoreError:
+def of_status(
+    status: int, headers: Mapping[str, str], op: str, where: str, *, signed: bool, tls: bool = False
+) -> StoreError:
     """The error that an answer is. Of the server's words only those that cannot say anything else are repeated.
 
     Args:
         signed: the request's URL was a presigned one.
+        tls: the server was spoken to over TLS.
     """
     rule = _RULES.get(status, _BUSY if status > 504 else _Rule())
     hint = rule.hint
     if 300 <= status < 400:
         hint = "the server redirects this request; only GET and HEAD follow one: use the URL it leads to"
+    if status == 400 and tls:
+        # nginx's answer, where others break the handshake; only a body would tell, and a HEAD has none.
+        hint = f"a server that wants a client certificate may say so by 400: {_HINT_CLIENT_CERT}"
     if signed and status in (400, 401, 403):
         hint = "a presigned URL ends, and is good for one method alone: have a new one made"
     challenge = _CHALLENGE.match(headers.get("www-authenticate") or "") if status == 401 else None

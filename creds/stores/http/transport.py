@@ -146,7 +146,9 @@ class Transport:
             answer = self._exchange(op, where, method, url, login, headers or {}, body)
             if answer.status in accepted:
                 return answer
-            error = of_status(answer.status, answer.headers, op, where, signed=bool(url.query))
+            error = of_status(
+                answer.status, answer.headers, op, where, signed=bool(url.query), tls=url.scheme == "https"
+            )
             finish(answer)
             if answer.status not in _REDIRECTS or method not in ("GET", "HEAD") or "location" not in answer.headers:
                 raise error
