@@ -13,6 +13,8 @@ pytest.register_assert_rewrite("conformance")
 import servers  # noqa: E402 - the line above must come before what it is about
 import webservers  # noqa: E402 - as above
 
+from creds.testing import OidcIssuer  # noqa: E402 - as above
+
 _AMBIENT = ("AWS_", "BOTO", "ARTIFACTS_")
 _PROXIES = {"http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy"}
 
@@ -43,6 +45,20 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 def seaweed() -> Iterator[servers.S3Server]:
     """SeaweedFS: the server most tests use."""
     with servers.seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def issuer() -> Iterator[OidcIssuer]:
+    """An issuer of tokens."""
+    with OidcIssuer() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def federated(issuer: OidcIssuer) -> Iterator[servers.S3Server]:
+    """SeaweedFS whose STS knows the issuer; sessions live for an hour."""
+    with servers.seaweedfs(servers.federation(issuer.url, 3600)) as server:
         yield server
 
 

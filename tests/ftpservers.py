@@ -212,6 +212,9 @@ def pyftpd(
     with tempfile.TemporaryDirectory(prefix="pyftpd-") as name:
         root = Path(name)
         Control.authorizer.add_user(USER, PASSWORD, name, perm="elradfmwMT")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # that anonymous may write, as on an incoming folder
+            Control.authorizer.add_anonymous(name, perm="elradfmwMT")
 
         class Server(ThreadedFTPServer):
             _exit = threading.Event()  # or the end of one server would be the end of all

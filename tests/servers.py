@@ -41,6 +41,9 @@ WRITER = Keys("AKWRITER0000000000003", "writer-secret-key-0000000000000000000000
 SHARED_BUCKET = "data"
 """The one bucket that SeaweedFS's reader and writer may touch."""
 
+PUBLIC_BUCKET = "public"
+"""The one bucket that anybody may read and write on SeaweedFS. Whoever wants it makes it."""
+
 
 @dataclass(frozen=True)
 class S3Server:
@@ -254,6 +257,12 @@ def seaweedfs(iam: dict[str, Any] | None = None) -> Iterator[S3Server]:
                             "actions": actions,
                         }
                         for who, keys, actions in identities
+                    ]
+                    + [
+                        {
+                            "name": "anonymous",
+                            "actions": [f"{action}:{PUBLIC_BUCKET}" for action in ("Read", "List", "Write")],
+                        }
                     ],
                     # Makes any key that is asked for, and forgets it with the process.
                     "kms": {

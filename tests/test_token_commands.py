@@ -13,18 +13,11 @@ from commands import run, tar
 from creds.testing import OidcIssuer
 
 
-@pytest.fixture(scope="module")
-def issuer():
-    with OidcIssuer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def federated(issuer):
-    """SeaweedFS whose STS knows the issuer."""
-    with servers.seaweedfs(servers.federation(issuer.url, 3600)) as server:
-        server.client().put_object(Bucket=servers.SHARED_BUCKET, Key="data.tar.gz", Body=tar({"x": b"1"}, "w:gz"))
-        yield server
+@pytest.fixture
+def federated(federated):
+    """SeaweedFS whose STS knows the issuer, with an archive."""
+    federated.client().put_object(Bucket=servers.SHARED_BUCKET, Key="data.tar.gz", Body=tar({"x": b"1"}, "w:gz"))
+    return federated
 
 
 def config(folder: Path, issuer: OidcIssuer, server: servers.S3Server) -> Path:

@@ -105,11 +105,12 @@ def wsgidav(*, tokens: Iterable[str] | None = None) -> Iterator[WebServer]:
 
 
 @contextlib.contextmanager
-def rclone_webdav(*, tls: tuple[Path, Path] | None = None) -> Iterator[WebServer]:
+def rclone_webdav(*, tls: tuple[Path, Path] | None = None, anonymous: bool = False) -> Iterator[WebServer]:
     """``rclone serve webdav``: ignores conditions on PUT, and has Basic authentication only.
 
     Args:
         tls: the paths of a certificate chain and its key.
+        anonymous: let everybody in.
     """
     rclone = servers.program("rclone")
     port = servers.free_port()
@@ -118,9 +119,10 @@ def rclone_webdav(*, tls: tuple[Path, Path] | None = None) -> Iterator[WebServer
         (folder / "served").mkdir()
         command = [
             *(rclone, "serve", "webdav", str(folder / "served"), "--addr", f"127.0.0.1:{port}", "-q"),
-            *("--user", USER, "--pass", PASSWORD, "--etag-hash", "MD5"),
-            *("--cache-dir", str(folder / "cache")),
+            *("--etag-hash", "MD5", "--cache-dir", str(folder / "cache")),
         ]
+        if not anonymous:
+            command += ["--user", USER, "--pass", PASSWORD]
         if tls is not None:
             command += ["--cert", str(tls[0]), "--key", str(tls[1])]
         env = {"PATH": os.defpath, "HOME": name, "TMPDIR": name, "RCLONE_CONFIG": os.devnull}
