@@ -13,21 +13,25 @@ from pathlib import Path
 
 import trustme
 
+_ANY_PORT = ("127.0.0.1", 0)
+
 
 @dataclass
 class Authority:
     """A private certificate authority, with a server's and a client's certificate as files.
 
     Attributes:
+        names: what the server's certificate is for.
         pem: the authority's own certificate.
     """
 
     folder: Path
     authority: trustme.CA = field(default_factory=trustme.CA)
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
 
     def __post_init__(self) -> None:
         self.pem = self.authority.cert_pem.bytes()
-        self.server = self.authority.issue_cert("localhost", "127.0.0.1")
+        self.server = self.authority.issue_cert(*self.names)
         client = self.authority.issue_cert("runner@example.com")
         self.client_cert, self.client_key = str(self.folder / "client.pem"), str(self.folder / "client.key")
         client.cert_chain_pems[0].write_to_path(self.client_cert)
@@ -59,7 +63,13 @@ class Front:
 
 
 @contextlib.contextmanager
-def tls_front(upstream: tuple[str, int], authority: Authority, *, client_cert: bool = False) -> Iterator[Front]:
+def tls_front(
+    upstream: tuple[str, int],
+    authority: Authority,
+    *,
+    client_cert: bool = False,
+    address: tuple[str, int] = _ANY_PORT,
+) -> Iterator[Front]:
     """TLS on a port of its own, passed on to ``upstream`` in plaintext; with ``client_cert`` only for who shows one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.server.configure_cert(context)
@@ -74,7 +84,20 @@ def tls_front(upstream: tuple[str, int], authority: Authority, *, client_cert: b
                 front.sent.append(sent := bytearray())
                 _pump(client, server, sent)
 
-    with _listening(serve) as front:
+    with _listening(serve, address) as front:
+        yield front
+
+
+@contextlib.contextmanager
+def plain_front(upstream: tuple[str, int], address: tuple[str, int]) -> Iterator[Front]:
+    """``upstream`` at another address."""
+
+    def serve(front: Front, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client, socket.create_connection(upstream) as server:
+            front.accepted += 1
+            _pump(client, server)
+
+    with _listening(serve, address) as front:
         yield front
 
 
@@ -110,8 +133,8 @@ def forward_proxy() -> Iterator[Front]:
 
 
 @contextlib.contextmanager
-def _listening(serve: object) -> Iterator[Front]:
-    listener = socket.create_server(("127.0.0.1", 0))
+def _listening(serve: object, address: tuple[str, int] = _ANY_PORT) -> Iterator[Front]:
+    listener = socket.create_server(address)
     front = Front(listener.getsockname()[1])
 
     def accept() -> None:

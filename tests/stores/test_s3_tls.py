@@ -56,6 +56,17 @@ def test_a_certificate_for_another_name_is_refused(seaweed, bucket, authority):
         store.close()
 
 
+def test_a_server_in_plaintext_is_said_to_be_one(seaweed, bucket):
+    """Spoken to over TLS it is no outage: at once, with the flag, from both engines."""
+    store = s3_store(seaweed, bucket, endpoint_url=seaweed.endpoint_url.replace("http:", "https:"))
+    for call in (lambda: store.open("k").__enter__(), lambda: store.head("k")):
+        with pytest.raises(StoreUnavailable, match="does not speak TLS here") as caught:
+            call()
+        assert not caught.value.retryable
+        assert "--endpoint http://" in caught.value.hint
+    store.close()
+
+
 def test_a_client_certificate_is_shown_on_every_leg(seaweed, bucket, authority):
     """A server that asks for one gets it, from boto3 for reads too; without one nothing works."""
     with tls_front(seaweed.address, authority, client_cert=True) as front:

@@ -114,6 +114,11 @@ _UNSHOWN = _Rule(
     said="the server ended the TLS handshake",
     hint="if it asks for a client's certificate, show one by --client-cert",
 )
+_NO_TLS = _Rule(
+    StoreUnavailable,
+    said="the server does not speak TLS here",
+    hint="check the port; a server in plaintext is named as one: --endpoint http://HOST:PORT",
+)
 _BARE_REDIRECT = _Rule(StoreError, said="redirected without saying where", hint=_HINT_REGION)
 _NOT_SENT = _Rule(StoreError, said="not a request that S3 allows")
 _NOT_S3 = _Rule(StoreError, said="an answer that is not S3's", hint="check that the endpoint is an S3 server")
@@ -133,6 +138,7 @@ _OBSTORE_LEADS = (
 _OBSTORE_FAULTS: tuple[tuple[str, _Rule], ...] = (
     ("BareRedirect", _BARE_REDIRECT),
     ("AlertReceived", _UNSHOWN),
+    ("InvalidContentType", _NO_TLS),
     ("ertificate", _UNTRUSTED),
     ("dns error", _UNKNOWN_HOST),
     ("TimedOut", _SILENT),
@@ -194,6 +200,8 @@ def from_boto(error: Exception) -> Answer:
     if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError | TimeoutError):
         return Answer(fault=_SILENT)
     if isinstance(error, boto.SSLError):
+        if "WRONG_VERSION_NUMBER" in str(error):
+            return Answer(fault=_NO_TLS)
         return Answer(fault=_UNSHOWN if "alert" in str(error).lower() else _UNTRUSTED)
     if isinstance(error, boto.ConnectionError):
         nameless = isinstance(error.kwargs.get("error"), NameResolutionError)
