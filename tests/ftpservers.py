@@ -285,22 +285,19 @@ def vsftpd(certificate: Certificates | None = None) -> Iterator[TreeServer]:
         for below in ("root", "empty"):
             (folder / below).mkdir()
         (folder / "passwords").write_text(f"{PASSWORD}\nanonymous@\n")
-        settings = {
-            **{"listen": "YES", "listen_address": "127.0.0.1", "listen_port": port, "background": "NO"},
-            **{"run_as_launching_user": "YES", "seccomp_sandbox": "NO", "secure_chroot_dir": folder / "empty"},
-            **{"local_enable": "NO", "anonymous_enable": "YES", "anon_root": folder / "root", "anon_umask": "022"},
-            **{"secure_email_list_enable": "YES", "email_password_file": folder / "passwords"},
-            **{"write_enable": "YES", "anon_upload_enable": "YES", "anon_mkdir_write_enable": "YES"},
-            **{"anon_other_write_enable": "YES", "anon_world_readable_only": "NO", "xferlog_enable": "NO"},
-        }
+        settings = f"""
+            listen=YES listen_address=127.0.0.1 listen_port={port} background=NO
+            run_as_launching_user=YES seccomp_sandbox=NO secure_chroot_dir={folder}/empty
+            local_enable=NO anonymous_enable=YES anon_root={folder}/root anon_umask=022 anon_world_readable_only=NO
+            secure_email_list_enable=YES email_password_file={folder}/passwords
+            write_enable=YES anon_upload_enable=YES anon_mkdir_write_enable=YES anon_other_write_enable=YES"""
         if certificate is not None:
-            settings |= {
-                **{"ssl_enable": "YES", "allow_anon_ssl": "YES", "ssl_ciphers": "HIGH", "require_ssl_reuse": "YES"},
-                **{"force_anon_logins_ssl": "YES", "force_anon_data_ssl": "YES"},
-                **{"rsa_cert_file": certificate.chain, "rsa_private_key_file": certificate.key},
-            }
+            settings += f"""
+            ssl_enable=YES allow_anon_ssl=YES ssl_ciphers=HIGH require_ssl_reuse=YES
+            force_anon_logins_ssl=YES force_anon_data_ssl=YES
+            rsa_cert_file={certificate.chain} rsa_private_key_file={certificate.key}"""
         config = folder / "vsftpd.conf"
-        config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        config.write_text("\n".join(settings.split()) + "\n")
         with servers._running([program, str(config)], folder, {"PATH": os.defpath}) as process:
             wait_for_port(port, process)
             yield TreeServer("127.0.0.1", port, folder / "root")
