@@ -360,7 +360,8 @@ class ForwardProxy:
                 head += chunk
             line, _, rest = head.partition(b"\r\n")
             self.lines.append(line.decode())
-            if self._wanted is not None and f"proxy-authorization: {self._wanted}".lower() not in head.decode().lower():
+            headers = rest.partition(b"\r\n\r\n")[0].decode("latin-1").lower()
+            if self._wanted is not None and f"proxy-authorization: {self._wanted}".lower() not in headers:
                 client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
                 return
             method, target, version = line.decode().split(" ")

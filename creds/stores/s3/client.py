@@ -25,7 +25,7 @@ from botocore.loaders import Loader
 from botocore.session import Session
 
 from creds.store import S3, StoreOptions, Tls
-from creds.stores.s3 import headers
+from creds.stores.s3 import headers, logs
 from creds.stores.wire import Wire, current
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def make_client(
     """
     # botocore would find out at the first request, and ask on the terminal for an encrypted key's passphrase.
     options.tls.show(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    logs.mask()
     core = Session(
         # Every setting loses its environment variable and its name in ~/.aws/config, and keeps its default.
         session_vars={

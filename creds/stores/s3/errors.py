@@ -17,6 +17,7 @@ from creds.errors import (
     StoreTimeout,
     StoreUnavailable,
     Unauthenticated,
+    bare,
 )
 
 E = TypeVar("E", bound=StoreError)
@@ -173,6 +174,24 @@ def from_obstore(error: Exception, key: str) -> Answer:
         request_id = _OBSTORE_REQUEST_ID.search(account)
         return Answer(int(found[1]), code and code[1], request_id and request_id[1])
     return Answer(fault=next((fault for mark, fault in _OBSTORE_FAULTS if mark in debug), _NOT_S3))
+
+
+class EngineError(Exception):
+    """Stands in a chain of causes for an engine's exception that quotes the server's answer.
+
+    A server may repeat what it was told, a session token as AWS does, and what is chained is printed with a traceback.
+    """
+
+
+def cause_of(error: Exception, answer: Answer) -> Exception:
+    """What an error made of ``answer`` may name as its cause: the engine's exception, unless it quotes the server.
+
+    Bare in any case: the engine's frames hold requests, and those their headers: tokens, a customer's key.
+    """
+    error = bare(error)
+    if answer.status is None and answer.fault is not _NOT_S3:
+        return error
+    return EngineError(f"{type(error).__module__}.{type(error).__qualname__}")
 
 
 def is_unranged(error: Exception) -> bool:

@@ -14,7 +14,7 @@ from creds.errors import ObjectNotFound, StoreError, StoreUnavailable, ToolkitEr
 from creds.store import Buffer, ObjectMeta
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Reader
-from creds.stores.s3.errors import error_of, from_obstore, is_unranged
+from creds.stores.s3.errors import cause_of, error_of, from_obstore, is_unranged
 from creds.stores.s3.loop import owed
 from creds.stores.s3.meta import is_strong
 from creds.stores.s3.reading import S3Reading
@@ -209,8 +209,9 @@ class Ranges(S3Reading):
             raise
         except (BaseError, OSError) as error:
             if self._meta is None and is_unranged(error):
-                raise Unranged("not a ranged answer") from error
-            raise error_of(from_obstore(error, self._verb.key), "open", self._verb.where) from error
+                raise Unranged("not a ranged answer") from None
+            answer = from_obstore(error, self._verb.key)
+            raise error_of(answer, "open", self._verb.where) from cause_of(error, answer)
 
 
 def _pass_on(done: concurrent.futures.Future[Any], known: concurrent.futures.Future[None]) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from creds import retry
-from creds.errors import StoreError, ToolkitError, bare
+from creds.errors import StoreError, ToolkitError
 from creds.store import Cancel, ObjectMeta, OnRetry, Retries
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Bucket
-from creds.stores.s3.errors import error_of, failed, from_boto
+from creds.stores.s3.errors import EngineError, cause_of, error_of, failed, from_boto
 from creds.stores.wire import stoppable
 
 E = TypeVar("E", bound=StoreError)
@@ -50,6 +50,7 @@ class Verb:
     def speaking(self) -> Iterator[None]:
         """Turn what boto3 raises in the block into this toolkit's errors."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
         from urllib3.exceptions import HTTPError
 
         try:
@@ -59,11 +60,12 @@ class Verb:
         except (BotoCoreError, ClientError, HTTPError, OSError) as error:
             if self.cancel is not None:
                 self.cancel.check()
-            # Bare: botocore's frames hold requests, and those their headers: tokens, a customer's key.
-            raise error_of(from_boto(error), self.op, self.where) from bare(error)
-        except (KeyError, ValueError) as error:
+            answer = from_boto(error)
+            raise error_of(answer, self.op, self.where) from cause_of(error, answer)
+        except (ResponseParserError, KeyError, ValueError) as error:
             # botocore reads an answer of any shape: what is missing or unreadable in it is met here.
-            raise self.failed(StoreError, "an answer that is not S3's", hint="check the endpoint") from bare(error)
+            cause = EngineError(type(error).__qualname__)
+            raise self.failed(StoreError, "an answer that is not S3's", hint="check the endpoint") from cause
 
     def call(self, work: Callable[[Any], T], retries: Retries | None = None) -> T:
         """Do one idempotent request, which ``work`` makes of the client, in this thread."""
