@@ -89,13 +89,15 @@ def tls_front(
 
 
 @contextlib.contextmanager
-def plain_front(upstream: tuple[str, int], address: tuple[str, int]) -> Iterator[Front]:
-    """``upstream`` at another address."""
+def plain_front(
+    upstream: tuple[str, int], address: tuple[str, int] = _ANY_PORT, corrupt_at: int | None = None
+) -> Iterator[Front]:
+    """``upstream`` at another address; with ``corrupt_at`` the bits of that byte of what it says are flipped."""
 
     def serve(front: Front, client: socket.socket) -> None:
         with contextlib.suppress(OSError), client, socket.create_connection(upstream) as server:
             front.accepted += 1
-            _pump(client, server)
+            _pump(client, server, corrupt_at=corrupt_at)
 
     with _listening(serve, address) as front:
         yield front
@@ -155,12 +157,18 @@ def _listening(serve: object, address: tuple[str, int] = _ANY_PORT) -> Iterator[
         thread.join(5)
 
 
-def _pump(one: socket.socket, other: socket.socket, sent: bytearray | None = None) -> None:
+def _pump(
+    one: socket.socket, other: socket.socket, sent: bytearray | None = None, *, corrupt_at: int | None = None
+) -> None:
     """Pass bytes both ways until either side ends; keep in ``sent`` what ``one`` said."""
 
     def back() -> None:
+        count = 0
         with contextlib.suppress(OSError):
-            while data := other.recv(65536):
+            while data := bytearray(other.recv(65536)):
+                if corrupt_at is not None and 0 <= corrupt_at - count < len(data):
+                    data[corrupt_at - count] ^= 0xFF
+                count += len(data)
                 one.sendall(data)
         with contextlib.suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)

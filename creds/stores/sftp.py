@@ -253,7 +253,23 @@ def _client_class() -> Any:
     base = _paramiko().SFTPClient
 
     class Client(base):  # type: ignore[misc,valid-type]  # paramiko has no types
-        """paramiko's client, which keeps the number of what the server answers."""
+        """paramiko's client, which keeps the number of what the server answers, and reads all that is there at once.
+
+        Each read of a channel moves what it leaves behind in the channel's buffer: taken in the pieces that packets are
+        made of, megabytes that are already here cost more than all the rest.
+        """
+
+        _held = b""
+        _taken = 0
+
+        def _read_all(self, n: int) -> bytes:
+            while (end := self._taken + n) > len(self._held):
+                more = self.sock.recv(_CHANNEL_WINDOW_BYTES)
+                if not more:
+                    raise EOFError
+                self._held, self._taken = self._held[self._taken :] + more, 0
+            found, self._taken = self._held[self._taken : end], end
+            return found
 
         def _convert_status(self, msg: Any) -> None:
             code, text = msg.get_int(), msg.get_text()
@@ -353,7 +369,7 @@ class _Session:
         timer.start()
         try:
             with self._speaking():
-                self._begin(sock, known, key)
+                self._greeted(sock, known, key)
         except (Failure, OSError, EOFError) as error:
             if self._late:
                 raise TimeoutError("the SSH connection was not ready in time") from error
@@ -361,6 +377,12 @@ class _Session:
         finally:
             timer.cancel()
             timer.join()
+
+    def _greeted(self, sock: socket.socket, known: list[KnownKey], key: Any) -> None:
+        try:
+            self._begin(sock, known, key)
+        except UnicodeDecodeError as error:
+            raise Failure(StoreUnavailable, "the server does not speak SSH, or not in order") from error
 
     def _begin(self, sock: socket.socket, known: list[KnownKey], key: Any) -> None:
         options = self._options
@@ -382,11 +404,13 @@ class _Session:
         self.client = _client_class()(channel)
 
     def _prefer(self, transport: Any, known: list[KnownKey]) -> None:
-        """Ask for the kind of host key that is known: a server shows one of several."""
+        """Ask for the cheapest cipher, and for the kind of host key that is known: a server shows one of several."""
         kinds = {key.kind for key in known if not key.revoked}
         if "ssh-rsa" in kinds:
             kinds |= {"rsa-sha2-512", "rsa-sha2-256"}
         security = transport.get_security_options()
+        # paramiko has these last. They need no second pass over each packet to see whether it was changed.
+        security.ciphers = sorted(security.ciphers, key=lambda name: "gcm" not in name)
         if kinds:
             security.key_types = sorted(security.key_types, key=lambda kind: kind not in kinds)
 
@@ -415,6 +439,8 @@ class _Session:
     @contextmanager
     def _speaking(self) -> Iterator[None]:
         """Turn what paramiko says into failures; the system's own errors pass through."""
+        from cryptography.exceptions import InvalidTag
+
         paramiko = _paramiko()
         try:
             yield
@@ -424,6 +450,8 @@ class _Session:
         except (paramiko.SSHException, paramiko.SFTPError) as error:
             said = f"the SSH connection failed: {printable(str(error), self._password)}"
             raise Failure(StoreUnavailable, said) from error
+        except InvalidTag as error:
+            raise Failure(StoreUnavailable, "the SSH connection failed: a packet was changed on its way") from error
         except UnicodeDecodeError as error:
             raise Failure(StoreError, "the server names a file that is no UTF-8") from error
         except _Status as error:

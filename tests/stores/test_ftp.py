@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ftplib
 import os
 import socket
+import ssl
 import threading
 import traceback
 from collections.abc import Iterator
@@ -90,17 +92,18 @@ def rclone_server() -> Iterator[TreeServer]:
         yield server
 
 
-needs_vsftpd = pytest.mark.skipif(ftpservers.vsftpd_path() is None, reason="vsftpd is not installed")
-
-
 @pytest.fixture(scope="module")
 def vsftpd_server() -> Iterator[TreeServer]:
+    if ftpservers.vsftpd_path() is None:
+        pytest.skip("vsftpd is not installed")
     with ftpservers.vsftpd() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def vsftpd_tls_server(certificates) -> Iterator[TreeServer]:
+    if ftpservers.vsftpd_path() is None:
+        pytest.skip("vsftpd is not installed")
     with ftpservers.vsftpd(certificates) as server:
         yield server
 
@@ -144,7 +147,6 @@ class TestImplicit(FtpConformance):
         store.close()
 
 
-@needs_vsftpd
 class TestVsftpd(FtpConformance):
     @pytest.fixture
     def store(self, vsftpd_server) -> Iterator[FtpStore]:
@@ -153,7 +155,6 @@ class TestVsftpd(FtpConformance):
         store.close()
 
 
-@needs_vsftpd
 class TestVsftpdTls(FtpConformance):
     @pytest.fixture
     def store(self, vsftpd_tls_server, certificates) -> Iterator[FtpStore]:
@@ -161,6 +162,33 @@ class TestVsftpdTls(FtpConformance):
         store = store_of(server, "explicit", certificates.ca_pem, user=ftpservers.VSFTPD_USER)
         yield store
         store.close()
+
+
+def test_vsftpd_wants_the_session_of_its_control_connection(vsftpd_tls_server, certificates) -> None:
+    # A client that begins a TLS session of its own for data is refused: what the suite above shows is not for nothing.
+    server = ftpservers.empty(vsftpd_tls_server)
+    (server.root / "k").write_bytes(b"content")
+    context = ssl.create_default_context(cadata=certificates.ca_pem.decode())
+    with ftplib.FTP_TLS(context=context, timeout=10) as client:
+        client.connect(server.host, server.port)
+        client.login(ftpservers.VSFTPD_USER, PASSWORD)
+        client.prot_p()
+        with pytest.raises((ftplib.Error, OSError)):
+            client.retrbinary("RETR k", lambda _: None)
+    store = store_of(server, "explicit", certificates.ca_pem, user=ftpservers.VSFTPD_USER)
+    with store.open("k") as reading:
+        assert b"".join(reading) == b"content"
+    store.close()
+
+
+@pytest.mark.parametrize("password", [PASSWORD + "x", "anonymous@x"])
+def test_vsftpd_refuses_other_passwords(vsftpd_server, password) -> None:
+    # Its own list decides, and a refusal is final.
+    store = store_of(vsftpd_server, user=ftpservers.VSFTPD_USER, password=password, options=ONCE)
+    with pytest.raises(Unauthenticated) as caught:
+        store.head("k")
+    assert caught.value.retryable is False
+    store.close()
 
 
 class TestRclone(FtpConformance):

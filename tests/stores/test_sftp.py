@@ -20,6 +20,7 @@ from pathlib import Path
 import ftpservers
 import pytest
 import servers
+import tlsfront
 from conformance import Conformance
 from ftpservers import PASSWORD, USER, TreeServer
 
@@ -96,11 +97,12 @@ class TestRclone(SftpConformance):
 
 @pytest.fixture(scope="module")
 def sshd_server() -> Iterator[tuple[TreeServer, str]]:
+    if ftpservers.sshd_path() is None:
+        pytest.skip("OpenSSH's sshd is not installed")
     with ftpservers.sshd(str(ftpservers.sshd_path())) as started:
         yield started
 
 
-@pytest.mark.skipif(ftpservers.sshd_path() is None, reason="OpenSSH's sshd is not installed")
 class TestSshd(SftpConformance):
     @pytest.fixture
     def store(self, sshd_server) -> Iterator[SftpStore]:
@@ -109,6 +111,47 @@ class TestSshd(SftpConformance):
         ssh = Ssh(fingerprints=(started.fingerprint,), key=key)
         store = store_of(started, user=getpass.getuser(), password=None, ssh=ssh)
         yield store
+        store.close()
+
+
+def test_sshd_takes_keys_only(sshd_server) -> None:
+    # A password where a server takes none is Unauthenticated, and the hint says what it takes; so is another key.
+    started, _ = sshd_server
+    ssh = Ssh(fingerprints=(started.fingerprint,))
+    store = store_of(started, user=getpass.getuser(), password="wrong", ssh=ssh, options=ONCE)
+    with pytest.raises(Unauthenticated, match="takes no such login") as caught:
+        store.head("k")
+    assert "publickey" in caught.value.hint
+    store.close()
+
+
+def test_sshd_refuses_another_key(sshd_server, tmp_path) -> None:
+    # The login is refused, once, and nothing is tried beside the key that was given.
+    started, _ = sshd_server
+    (tmp_path / "other").write_bytes(ftpservers.host_key()[0])
+    ssh = Ssh(fingerprints=(started.fingerprint,), key=str(tmp_path / "other"))
+    store = store_of(started, user=getpass.getuser(), password=None, ssh=ssh, options=ONCE)
+    with pytest.raises(Unauthenticated, match="the login was refused"):
+        store.head("k")
+    store.close()
+
+
+@pytest.mark.parametrize("at", [5, 300, 600, 1300, 1500, 2600, 20_000, 90_000])
+def test_a_byte_that_changed_on_its_way(server, at) -> None:
+    # From the greeting to the content: it is an error of the connection, tried again where that may help; never content.
+    content = os.urandom(100_000)
+    (server.root / "k").write_bytes(content)
+    with tlsfront.plain_front((server.host, server.port), corrupt_at=at) as front:
+        ssh = Ssh(fingerprints=(server.fingerprint,))
+        store = SftpStore(
+            "127.0.0.1",
+            front.port,
+            user=USER,
+            password=PASSWORD,
+            options=replace(ONCE, ssh=ssh, read_timeout_seconds=5),
+        )
+        with pytest.raises((StoreUnavailable, StoreTimeout)):
+            b"".join(store.open("k"))
         store.close()
 
 
@@ -227,7 +270,7 @@ def test_login_by_key(tmp_path) -> None:
 
     key = asyncssh.generate_private_key("ssh-ed25519")
     (tmp_path / "id").write_bytes(key.export_private_key())
-    (tmp_path / "locked").write_bytes(key.export_private_key(passphrase="open-PLANTED"))
+    (tmp_path / "locked").write_bytes(key.export_private_key(passphrase="open-PLANTED", rounds=1))
     (tmp_path / "public").write_bytes(key.export_public_key())
     (tmp_path / "other").write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
     with ftpservers.asyncssh_sftp(key.export_public_key().decode()) as server:
@@ -302,7 +345,7 @@ def test_a_read_that_is_cut_goes_on(server, store) -> None:
 def test_a_read_that_is_cut_too_often_ends(server, store) -> None:
     # Where nothing more comes, the tries end with the error; no short content is ever the end.
     (server.root / "k").write_bytes(MANY)
-    server.faults.cut_down, server.faults.times = 0, 100
+    server.faults.cut_down, server.faults.times = 0, 100_000
     with pytest.raises(StoreUnavailable), store.open("k") as reading:
         list(reading)
 
