@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +12,13 @@ from pathlib import Path
 import pytest
 
 pytest.register_assert_rewrite("conformance")
-import servers  # noqa: E402 - the line above must come before what it is about
+import ftpservers  # noqa: E402 - the line above must come before what it is about
+import servers  # noqa: E402 - as above
 import webservers  # noqa: E402 - as above
 
+from creds.errors import Unauthenticated  # noqa: E402 - as above
+from creds.store import Retries, Ssh, StoreOptions  # noqa: E402 - as above
+from creds.stores.sftp import SftpStore  # noqa: E402 - as above
 from creds.testing import OidcIssuer  # noqa: E402 - as above
 
 _AMBIENT = ("AWS_", "BOTO", "ARTIFACTS_")
@@ -103,3 +109,24 @@ def nginx() -> Iterator[webservers.Nginx]:
         pytest.skip(why)
     with webservers.nginx_dav() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[tuple[ftpservers.TreeServer, str]]:
+    """OpenSSH's sshd, where it is installed and lets in who runs the tests; and the private key that logs in."""
+    program = ftpservers.sshd_path()
+    if program is None:
+        pytest.skip("OpenSSH's sshd is not installed")
+    with ftpservers.sshd(program) as (server, key):
+        options = StoreOptions(ssh=Ssh(fingerprints=(server.fingerprint,), key=key), retries=Retries(attempts=1))
+        store = SftpStore(server.host, server.port, user=getpass.getuser(), password=None, options=options)
+        try:
+            assert list(store.list()) == []
+        except Unauthenticated:
+            log = (Path(key).parent / "output.log").read_text()
+            if (why := re.search("User .* not allowed because .*", log)) is None:
+                raise
+            pytest.skip(f"sshd lets nobody in here: {why[0]}")
+        finally:
+            store.close()
+        yield server, key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from commands import run, tar
 
 
-def written(folder: Path, url: str, password: str = ftpservers.PASSWORD) -> Path:
-    login = {"plain": {"user": ftpservers.USER, "password": password}}
+def written(folder: Path, url: str, password: str = ftpservers.PASSWORD, user: str = ftpservers.USER) -> Path:
+    login = {"plain": {"user": user, "password": password}}
     artifacts = {
         "data": {"qualified": f"{url}/data.tar.gz", "unpack": True, "credentials": login},
         "model": {"qualified": f"{url}/out/model.tar", "unpack": True, "mutable": True, "credentials": login},
@@ -21,10 +22,17 @@ def written(folder: Path, url: str, password: str = ftpservers.PASSWORD) -> Path
     return path
 
 
-def stage_and_upload(folder: Path, root: Path, url: str, *options: object) -> None:
+def stage_and_upload(
+    folder: Path,
+    root: Path,
+    url: str,
+    *options: object,
+    user: str = ftpservers.USER,
+    password: str = ftpservers.PASSWORD,
+) -> None:
     """The main job on one server: fetched and unpacked, changed, published by a rename."""
     (root / "data.tar.gz").write_bytes(tar({"x": b"1"}, "w:gz"))
-    document = written(folder, url)
+    document = written(folder, url, password, user)
     job = folder / "job"
     done = run("stage", document, "--into", job, "--endpoint", url, *options)
     assert done.code == 0, done.err
@@ -39,8 +47,10 @@ def stage_and_upload(folder: Path, root: Path, url: str, *options: object) -> No
     again = run("stage", document, "--into", job, "--endpoint", url, *options)
     assert again.code == 0, again.err
     assert again.out.count("unchanged") == 2
-    wrong = run("stage", written(folder, url, "wrong"), "--into", folder / "other", "--endpoint", url, *options)
-    assert wrong.code == 5, wrong.err
+    if password:
+        wrong = written(folder, url, "wrong", user)
+        refused = run("stage", wrong, "--into", folder / "other", "--endpoint", url, *options)
+        assert refused.code == 5, refused.err
 
 
 def test_ftp(tmp_path):
@@ -74,3 +84,22 @@ def test_sftp(tmp_path):
         refused = run("stage", written(tmp_path, url), "--into", tmp_path / "no", "--endpoint", url)
         assert refused.code == 2
         assert server.fingerprint in refused.err
+
+
+def test_vsftpd(tmp_path):
+    """A server that wants TLS, and the control connection's session for its data."""
+    if ftpservers.vsftpd_path() is None:
+        pytest.skip("vsftpd is not installed")
+    with ftpservers.certificates() as certificates, ftpservers.vsftpd(certificates) as server:
+        ca = tmp_path / "ca.pem"
+        ca.write_bytes(certificates.ca_pem)
+        url = f"ftps://127.0.0.1:{server.port}"
+        stage_and_upload(tmp_path, server.root, url, "--ca", ca, user=ftpservers.VSFTPD_USER)
+
+
+def test_sshd(sshd, tmp_path):
+    """OpenSSH's own server, with a key and no password."""
+    server, key = sshd
+    url = f"sftp://127.0.0.1:{server.port}"
+    options = ("--host-key", server.fingerprint, "--ssh-key", key)
+    stage_and_upload(tmp_path, server.root, url, *options, user=getpass.getuser(), password="")

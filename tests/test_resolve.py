@@ -110,10 +110,11 @@ def test_the_table_of_stores(machine, scheme, kind):
 
 @pytest.mark.parametrize("page", ["locations.md", "policy.md", "authentication.md"])
 def test_the_pages_snippets_run(page):
-    """Each Python block of the pages runs, and what it asserts holds."""
+    """The last Python block of each page runs, and what it asserts holds."""
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 1
-    exec(compile(blocks[0], page, "exec"), {})
+    # The others of one page talk to servers: test_docs_authentication.py runs them.
+    assert len(blocks) == (3 if page == "authentication.md" else 1)
+    exec(compile(blocks[-1], page, "exec"), {})
 
 
 def test_resolving_imports_no_engine_and_opens_no_socket():

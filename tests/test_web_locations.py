@@ -35,10 +35,11 @@ def written(folder: Path, credentials: object, **urls: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("server", ["wsgidav", "rclone_dav"])
+@pytest.mark.parametrize("server", ["wsgidav", "rclone_dav", "nginx"])
 def test_staged_and_uploaded_over_webdav(server, tmp_path, request):
     """A user and password stage from WebDAV, and results are published there by a rename."""
     dav = request.getfixturevalue(server)
+    dav = dav.basic if server == "nginx" else dav
     login = {"plain": {"user": webservers.USER, "password": webservers.PASSWORD}}
     (tmp_path / "keys.json").write_text(json.dumps(login))
     (tmp_path / "packed").write_bytes(tar({"x": b"1"}, "w:gz"))
@@ -59,6 +60,25 @@ def test_staged_and_uploaded_over_webdav(server, tmp_path, request):
         tmp_path, {"plain": {"user": webservers.USER, "password": "wrong-one"}}, data=f"{dav.url}/data.tar.gz"
     )
     assert run("stage", wrong, "--into", tmp_path / "other", "--endpoint", dav.url).code == 5
+
+
+def test_a_client_certificate_stages(tmp_path, nginx):
+    """A server that wants a certificate and nothing else gets it from --client-cert; without it the hint names it."""
+    (tmp_path / "packed").write_bytes(tar({"x": b"1"}, "w:gz"))
+    (tmp_path / "ca.pem").write_bytes(nginx.authority.pem)
+    url = f"{nginx.mutual.url}/mutual/data.tar.gz"
+    shown = ("--client-cert", nginx.authority.client_cert, "--client-key", nginx.authority.client_key)
+    trust = ("--ca", tmp_path / "ca.pem")
+    done = run("put", tmp_path / "packed", url, *trust, *shown)
+    assert done.code == 0, done.err
+    document = written(tmp_path, None, data=url)
+    stage = ("stage", document, "--into", tmp_path / "job", "--endpoint", nginx.mutual.url, *trust)
+    refused = run(*stage)
+    assert refused.code == 2, refused.err
+    assert "client_cert" in refused.err
+    done = run(*stage, *shown)
+    assert done.code == 0, done.err
+    assert (tmp_path / "job" / "data" / "x").read_bytes() == b"1"
 
 
 def test_a_bearer_token_stages(tmp_path):
