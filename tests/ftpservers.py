@@ -224,13 +224,21 @@ def pyftpd(
             Control.ssl_context = Control.get_ssl_context()
             Control.ssl_context.set_session_cache_mode(SSL.SESS_CACHE_SERVER)
             Control.ssl_context.set_session_id(b"tests")
-        thread = threading.Thread(
-            target=server.serve_forever, kwargs={"timeout": 0.05, "handle_exit": False}, daemon=True
-        )
+        ending = threading.Event()
+
+        def serve() -> None:
+            try:
+                server.serve_forever(timeout=0.05, handle_exit=False)
+            except OSError:  # it may be waiting on what is just being closed
+                if not ending.is_set():
+                    raise
+
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
             yield TreeServer("127.0.0.1", server.address[1], root, faults)
         finally:
+            ending.set()
             server.close_all()
             thread.join()
 

@@ -37,6 +37,7 @@ class Cell:
         wrong: the same credentials with a secret that the server does not know; None where there is no secret, or it
             is the machine's own.
         roots: of files.
+        lent: may the machine's own keys serve there?
     """
 
     url: str
@@ -45,13 +46,19 @@ class Cell:
     issuers: tuple[Issuer, ...] = ()
     wrong: Credentials | None = None
     roots: tuple[Path, ...] = ()
+    lent: bool = False
 
     @property
     def policy(self) -> Policy:
         scheme, _, rest = self.url.partition("://")
         endpoint = f"{scheme.removeprefix('s3+')}://{rest.partition('/')[0]}"
         named = [] if scheme == "file" else [endpoint]
-        return Policy.for_requests(named, file_roots=self.roots, issuers=self.issuers)
+        return Policy.for_requests(
+            named,
+            file_roots=self.roots,
+            issuers=self.issuers,
+            lend_to=[endpoint.partition("://")[2]] if self.lent else (),
+        )
 
 
 Make = Callable[[pytest.FixtureRequest, contextlib.ExitStack], Cell]
@@ -110,14 +117,14 @@ def s3_profile(request: pytest.FixtureRequest, _stack: contextlib.ExitStack) -> 
     (setup / "credentials").write_text(
         f"[ml]\naws_access_key_id = {keys.access_key}\naws_secret_access_key = {keys.secret_key}\n"
     )
-    return _s3(request.getfixturevalue("seaweed"), servers.SHARED_BUCKET, options=options(profile="ml"))
+    return _s3(request.getfixturevalue("seaweed"), servers.SHARED_BUCKET, options=options(profile="ml"), lent=True)
 
 
 def s3_ambient(request: pytest.FixtureRequest, _stack: contextlib.ExitStack) -> Cell:
     patch = request.getfixturevalue("monkeypatch")
     patch.setenv("AWS_ACCESS_KEY_ID", servers.WRITER.access_key)
     patch.setenv("AWS_SECRET_ACCESS_KEY", servers.WRITER.secret_key)
-    return _s3(request.getfixturevalue("seaweed"), servers.SHARED_BUCKET, options=options(ambient=True))
+    return _s3(request.getfixturevalue("seaweed"), servers.SHARED_BUCKET, options=options(ambient=True), lent=True)
 
 
 def s3_jwt(request: pytest.FixtureRequest, _stack: contextlib.ExitStack) -> Cell:
