@@ -97,6 +97,7 @@ def of_url(*words: str) -> Row:
 ROWS: dict[str, Row] = {
     "put": of_url("put", "content.tar.gz", "@a.tar.gz"),
     "stat": of_url("stat", "@a.tar.gz"),
+    "ls": of_url("ls", "@"),
     "get": of_url("get", "@a.tar.gz", "got.tar.gz"),
     "cp": of_url("cp", "@a.tar.gz", "@b.tar.gz"),
     "config show": lambda way: ("config show", "--origin", *way.lent),
