@@ -25,6 +25,7 @@ from creds.errors import (
     UnsupportedCredential,
 )
 from creds.keys import (
+    AwsKeys,
     ChainKeys,
     CredentialProvider,
     Identity,
@@ -106,6 +107,58 @@ class Resolved:
         from creds.pacing import PacedStore, paced
 
         return PacedStore(opened(replace(self, options=paced(self.options, rate))), rate)
+
+    @property
+    def server_url(self) -> str | None:
+        """The server that is connected to: of S3 that of the bucket where its name goes into the host's."""
+        url = self.verdict.endpoint_url
+        if url is None or self.addressing != "virtual":
+            return url
+        scheme, _, rest = url.partition("://")
+        return f"{scheme}://{self.location.bucket}.{rest}"
+
+    def placed(self) -> Resolved:
+        """The same, with the region of the caller's own AWS setup where that alone names one. Reads the setup.
+
+        Raises:
+            CredentialError, RefreshError: the setup cannot be read.
+            LocationError: what it names is no region.
+        """
+        if isinstance(self.provider, ChainKeys) and self.region_source == "default":
+            own = self.provider.region()
+            if own:
+                name = checked_region(own, "the AWS setup's region", on_aws=self.location.on_aws)
+                return _at(self, Region(name, self.provider.source))
+        return self
+
+    def keys(self) -> AwsKeys | None:
+        """The keys that sign at this moment, those of the role where one is to be taken; None is anonymous.
+
+        Raises:
+            CredentialError, RefreshError: there are none; an STS, or the caller's AWS setup, may have been asked.
+        """
+        provider = _role(self)
+        return None if provider is None else provider()
+
+    def session_keys(self) -> AwsKeys:
+        """Keys that end, made now by an STS: for the JWT, the role of ``options.sts``, or the keys themselves.
+
+        They live for ``options.sts.duration_seconds``, as far as the STS agrees.
+
+        Raises:
+            UnsupportedCredential: there are no keys or tokens that an STS could make others of.
+            RefreshError: the STS gave none, or is none.
+        """
+        if self.location.scheme != "s3" or self.provider is None:
+            raise UnsupportedCredential(
+                f"an STS makes no keys of {self.identity.kind} credentials for {self.location.scheme}",
+                hint="give AWS keys or a JWT for an S3 location",
+            )
+        if self.identity.kind == "jwt" or self.options.sts.role_arn is not None:
+            keys = self.keys()
+            assert keys is not None
+            return keys
+        return _taker(self, None)()
 
 
 def open_store(
@@ -433,18 +486,24 @@ def _role(resolved: Resolved) -> CredentialProvider | None:
     sts, keys = resolved.options.sts, resolved.provider
     if sts.role_arn is None or keys is None or resolved.identity.kind == "jwt":
         return keys
-    url, options, guard = _sts(resolved, sts.endpoint_url)
-    maker = AssumeRole(
-        provider=keys,
+    maker = _taker(resolved, sts.role_arn)
+    # A chain is shared itself; other keys do not change.
+    owner = keys if isinstance(keys, ChainKeys) else keys()
+    return resolved.options.sessions.shared((owner, maker.url, resolved.region, sts), lambda: TokenCache(maker))
+
+
+def _taker(resolved: Resolved, role_arn: str | None) -> AssumeRole:
+    """What makes keys of the credential's own: the role's, or without one a session's."""
+    assert resolved.provider is not None
+    url, options, guard = _sts(resolved, resolved.options.sts.endpoint_url)
+    return AssumeRole(
+        provider=resolved.provider,
         url=url,
-        role_arn=sts.role_arn,
+        role_arn=role_arn,
         region=resolved.region,
         options=options,
         guard=guard,
     )
-    # A chain is shared itself; other keys do not change.
-    owner = keys if isinstance(keys, ChainKeys) else keys()
-    return resolved.options.sessions.shared((owner, url, resolved.region, sts), lambda: TokenCache(maker))
 
 
 def _at(resolved: Resolved, region: Region) -> Resolved:
@@ -482,15 +541,8 @@ def _setting(name: str, words: tuple[str, ...], given: str, entry: str) -> str:
 def _open_s3(resolved: Resolved) -> Store:
     from creds.stores.s3 import S3Store
 
-    if isinstance(resolved.provider, ChainKeys) and resolved.region_source == "default":
-        own = resolved.provider.region()
-        if own:
-            name = checked_region(own, "the AWS setup's region", on_aws=resolved.location.on_aws)
-            resolved = _at(resolved, Region(name, resolved.provider.source))
-    looked_at = resolved.verdict
-    if resolved.addressing == "virtual":
-        scheme, _, rest = (looked_at.endpoint_url or "").partition("://")
-        looked_at = replace(looked_at, endpoint_url=f"{scheme}://{resolved.location.bucket}.{rest}")
+    resolved = resolved.placed()
+    looked_at = replace(resolved.verdict, endpoint_url=resolved.server_url)
     return S3Store(
         resolved.location.bucket,
         endpoint_url=resolved.verdict.endpoint_url,

@@ -30,7 +30,7 @@ _LOG = logging.getLogger("creds")
 
 
 class Answer(NamedTuple):
-    """A server's answer with a status below 500, other than 429."""
+    """A server's answer with a status below 500, other than 429, or with 501: it will never do what was asked."""
 
     status: int
     body: bytes
@@ -121,7 +121,7 @@ def _once(
         raise RefreshError(f"{what}: no answer in time", retryable=True) from bare(error)
     except (HTTPError, OSError) as error:
         raise _unreached(what) from bare(error)
-    if response.status >= 500 or response.status == 429:
+    if (response.status >= 500 and response.status != 501) or response.status == 429:
         raise RefreshError(f"{what}: answered {response.status}", retryable=True)
     if len(content) > LIMIT_BYTES:
         raise RefreshError(f"{what}: the answer is longer than {LIMIT_BYTES} bytes")

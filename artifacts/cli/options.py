@@ -377,6 +377,7 @@ def _options(
     connect_timeout: float | None,
     read_timeout: float | None,
     max_rate: int | None,
+    duration_seconds: int | None = None,
     **s3: Any,
 ) -> StoreOptions:
     """How stores talk, with the library's defaults where the command line says nothing."""
@@ -393,7 +394,11 @@ def _options(
         profile=profile,
         rate=None if max_rate is None else Rate(max_rate),
         tls=Tls(ca_pem=_pem(ca), client_cert=client_cert, client_key=client_key),
-        sts=Sts(role_arn=role_arn, token=None if token_file is None else TokenFile(token_file)),
+        sts=Sts(
+            role_arn=role_arn,
+            token=None if token_file is None else TokenFile(token_file),
+            duration_seconds=duration_seconds,
+        ),
         s3=_s3_of(**s3),
         ssh=Ssh(known_hosts=known_hosts, fingerprints=host_keys, key=ssh_key),
         retries=Retries(
