@@ -486,6 +486,24 @@ def config_show(session: Session, *, origin: bool, **rest: Any) -> None:
 
 
 @cli.command()
+@click.argument("subject", metavar="URL|REQUEST")
+@click.option("--write", is_flag=True, help="Try to write too: a small object beside it, deleted again.")
+@options.diagnosing
+@options.common
+def doctor(session: Session, subject: str, *, write: bool, **rest: Any) -> int:
+    """Say step by step why a URL, or a request's artifacts, can or cannot be used.
+
+    A line a step: ok, warn, fail or skip; the step; what was seen; and after -> the setting to change. Nothing is
+    changed but by --write. A URL may end at a bucket or folder. The exit code is that of `check`.
+    """
+    from artifacts.cli.doctoring import examine_request, examine_url
+
+    if "://" in subject:
+        return examine_url(session, subject, write=write, **rest)
+    return examine_request(session, subject, write=write, **rest)
+
+
+@cli.command()
 @click.option("--keep", metavar="DIR", type=click.Path(file_okay=False), help="Work in DIR, and leave it there.")
 @click.option("--endpoint-url", metavar="URL", help="Use this S3 server instead of the embedded one.")
 @click.option("--credentials", type=click.Path(dir_okay=False), metavar="FILE", help="The keys for --endpoint-url.")

@@ -267,6 +267,23 @@ def promised(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def diagnosing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for a URL, with the caller's own authority, and for a request, with what the operator allows."""
+    for option in (
+        click.option("--endpoint-url", metavar="URL", help="For a URL: the S3 server where it names none, as in aws."),
+        click.option("--anonymous", is_flag=True, help="For a URL: use no credential at all."),
+        click.option(
+            "--credentials",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="For a URL: a request's `credentials` object as JSON; else the caller's own AWS setup is used.",
+        ),
+        operating,
+    ):
+        command = option(command)
+    return command
+
+
 def only_prefixes(*, dry_run: bool) -> None:
     """Refuse what only a prefix can have."""
     if dry_run:
