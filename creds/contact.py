@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import socket
 import ssl
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,16 +102,32 @@ class Contact:
             self._sock = None
 
     @contextmanager
-    def _stoppable(self) -> Iterator[None]:
+    def _bounded(self) -> Iterator[None]:
+        """A part of the work that ends: when it is stopped, and when a server that drips has had its time."""
+        late = False
+
         def stop() -> None:
             shut(self._sock)
 
-        with self._cancel.calling(stop):
-            try:
+        def expire() -> None:
+            nonlocal late
+            late = True
+            stop()
+
+        timer = threading.Timer(self._options.connect_timeout_seconds + self._options.read_timeout_seconds, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            with self._cancel.calling(stop):
                 yield
-            except (OSError, http.client.HTTPException):
-                self._cancel.check()
-                raise
+        except (OSError, http.client.HTTPException) as error:
+            self._cancel.check()
+            if late:
+                raise TimeoutError("not ready in time") from error
+            raise
+        finally:
+            timer.cancel()
+            timer.join()
 
     def _track(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -121,7 +138,7 @@ class Contact:
         Raises:
             NoTunnel: the proxy refused to lead on.
         """
-        with self._stoppable():
+        with self._bounded():
             if self.proxy is None:
                 addresses = self._addresses
                 self._sock = dial(
@@ -193,7 +210,7 @@ class Contact:
 
     def _wrap(self, trust: ssl.SSLContext) -> ssl.SSLSocket:
         assert self._sock is not None
-        with self._stoppable():
+        with self._bounded():
             self._sock.settimeout(self._options.connect_timeout_seconds)
             if self._scheme == "ftps":
                 self._ask_for_tls()
@@ -227,7 +244,7 @@ class Contact:
         if self.proxy is not None and self._scheme == "http":
             target = f"{self._url}{path}"
             headers |= self.proxy.headers
-        with self._stoppable():
+        with self._bounded():
             connection.request("HEAD", target, headers=headers)
             answer = connection.getresponse()
             with contextlib.closing(answer):
@@ -244,10 +261,12 @@ class Contact:
         """
         from creds.stores.sftp import offered
 
-        sock, self._sock = self._sock, None
-        assert sock is not None
-        with self._stoppable(), self._cancel.calling(lambda: shut(sock)):
-            return offered(sock, self._host.strip("[]"), self._port, self._options)
+        assert self._sock is not None
+        try:
+            with self._bounded():
+                return offered(self._sock, self._host.strip("[]"), self._port, self._options)
+        finally:
+            self.close()
 
 
 def _certificate(raw: bytes) -> Certificate:
