@@ -38,10 +38,10 @@ from creds.errors import (
 )
 from creds.keys import AwsKeys, kind_of, masked_id
 from creds.location import Location, address_of, quoted, split_server
-from creds.models import Credentials
+from creds.models import AWSCredential, Credentials
 from creds.policy import Policy, Verdict
 from creds.resolve import Resolved, resolve
-from creds.store import Cancel, ObjectMeta, Store, StoreOptions
+from creds.store import Cancel, ObjectMeta, Store, StoreOptions, Sts
 from creds.tokens import Claims, LiteralToken, read, shown, taken
 
 NAMES = (
@@ -146,6 +146,9 @@ class _Diagnosis:
 
     Attributes:
         blocked: why nothing can be asked of the store, or None.
+        resolved, refused: one of them: how the location is opened, or why not.
+        place: where it is, also where the credential is of no use; None where even that was not decided.
+        answer, asked: what the server said to an unsigned question, and when, by this machine's clock.
     """
 
     def __init__(
@@ -171,6 +174,17 @@ class _Diagnosis:
             self.resolved = resolve(location, credentials, options, policy)
         except CredsError as error:
             self.refused = error
+        self.place = self.resolved or self._unsigned()
+
+    def _unsigned(self) -> Resolved | None:
+        """Where the location is, whoever asks: what can be looked at where the credential is of no use."""
+        if self.location.scheme != "s3":
+            return None
+        aws = self.credentials.aws if self.credentials is not None else None
+        nobody = Credentials(aws=AWSCredential(region=None if aws is None else aws.region))
+        with contextlib.suppress(CredsError):
+            return resolve(self.location, nobody, replace(self.options, sts=Sts()), self.policy)
+        return None
 
     def _fail(self, name: str, error: ToolkitError, detail: str | None = None, hint: str | None = None) -> Step:
         """A failed step, after which the store cannot be asked."""
@@ -336,11 +350,11 @@ class _Diagnosis:
                 yield self._clock(failed=secured.status == "fail")
 
     def _url(self) -> str | None:
-        if self.resolved is None:
+        if self.place is None:
             return self.verdict.endpoint_url
         with contextlib.suppress(ToolkitError):  # what is wrong with the setup was told with its keys
-            self.resolved = self.resolved.placed()
-        return self.resolved.server_url
+            self.place = self.place.placed()
+        return self.place.server_url
 
     def _addresses(self, url: str) -> list[str]:
         _, host, port = split_server(url)
@@ -427,7 +441,7 @@ class _Diagnosis:
 
     def _head(self, contact: Contact) -> None:
         path = "/"
-        if self.location.scheme == "s3" and (self.resolved is None or self.resolved.addressing == "path"):
+        if self.place is not None and self.place.addressing == "path" and self.location.scheme == "s3":
             path = f"/{self.location.bucket}"
         began = time.time()
         self.answer = contact.head(path)
@@ -490,11 +504,11 @@ class _Diagnosis:
 
     def region(self) -> Step:
         """What signs, and how the bucket is addressed; what the server says of its region."""
-        if self.resolved is None:
+        resolved = self.place
+        if resolved is None:
             if isinstance(self.refused, LocationError):
                 return self._fail("region", self.refused)
             return Step(name="region", status="skip", detail="it was not decided")
-        resolved = self.resolved
         detail = f"{resolved.region} ({resolved.region_source}), {resolved.addressing}-style, {resolved.server_url}"
         told = self.answer.headers.get("x-amz-bucket-region") if self.answer is not None else None
         if told is None:
@@ -642,12 +656,13 @@ class _Verbs:
             yield Step(name="put", status="skip", detail="a URL with a query is one object")
             return
         key = f"{self._existing()}artifacts-doctor-{secrets.token_hex(8)}"
-        step, left = None, True
+        self.cancel.check()
         try:
             step = self._write(key)
         finally:
-            # Also where the caller was stopped, or the server's answer was lost.
+            # Also where the server's answer was lost.
             left = not self._removed(key)
+        self.cancel.check()
         yield step
         if left and (step.status == "ok" or (step.error is not None and step.error.retryable)):
             hint = f"delete '{quoted(key)}'; allow deleting (s3:DeleteObject), or do without --write"
@@ -655,9 +670,8 @@ class _Verbs:
 
     def _write(self, key: str) -> Step:
         try:
-            self.store.write(key, [b"artifacts doctor"], size_hint_bytes=16, cancel=self.cancel)
-        except Cancelled:
-            raise
+            # Not to be stopped: a write that is broken off may arrive after it was cleaned up.
+            self.store.write(key, [b"artifacts doctor"], size_hint_bytes=16)
         except AccessDenied as error:
             return self._failed("put", error, "allow writing here (on S3: s3:PutObject)")
         except ToolkitError as error:

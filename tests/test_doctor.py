@@ -504,7 +504,7 @@ def test_stopped_it_leaves_nothing(bench, when):
             if when == "before":
                 cancel.cancel()
             else:
-                proxy.add(Fault(match="^PUT", lose_answer=True, hook=cancel.cancel))
+                proxy.add(Fault(match="^PUT", hook=cancel.cancel))
             with pytest.raises(Cancelled):
                 next(steps)
         assert bench.keys() == ["pre/k.tar"]

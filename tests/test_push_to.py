@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import stat
 import time
 from datetime import UTC, datetime
@@ -217,6 +218,20 @@ def test_below_a_folder_of_another_kind(wsgidav, paths, tmp_path):
     staged = run("stage", tmp_path / "req.json", "--into", tmp_path / "job", "--endpoint", wsgidav.url)
     assert staged.code == 0, staged.err
     assert tree(tmp_path / "job" / "workspace") == tree(paths / "ws")
+
+
+def test_the_page_about_requests(bench, tmp_path):
+    """The commands of docs/request.md, run as they stand on a real server."""
+    page = (Path(__file__).parent.parent / "docs" / "request.md").read_text()
+    commands = page.partition("## Made from paths")[2].partition("```sh\n")[2].partition("```")[0]
+    fill(tmp_path / "experiment" / "workspace", {"train.py": "open('../modeldir/m', 'w').write('1')\n"})
+    place = f"{bench.host}/{bench.bucket}"
+    text = commands.replace("127.0.0.1:9000/artifacts-demo", place).replace("127.0.0.1:9000", bench.host)
+    for line in text.replace("\\\n", " ").splitlines():
+        done = run(*shlex.split(line)[1:], env=OWN, cwd=tmp_path)
+        assert done.code == 0, (line, done.err)
+    assert tree(tmp_path / "job" / "modeldir") == {"m": b"1"}
+    assert len(bench.keys()) == 2
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,12 @@ COMMANDS = {
     "upload": ["upload", "request.json", "--from", "job", "-vv", "--traceback"],
     "run": ["run", "request.json", "--into", "job", "-vv", "--", "true"],
     "get": ["get", "s3://{host}/bucket/m.tar", "out", "--credentials", "keys.json", "-vv", "--traceback"],
+    "doctor": ["doctor", "request.json", "--write", "-vv", "--traceback", "--log-file", "log"],
+    "doctor json": ["doctor", "s3://{host}/bucket/m.tar", "--credentials", "keys.json", "--json", "-vv"],
+    "push to": [
+        *("push", "--to", "s3://{host}/bucket/to", "w=keys.json", "-o", "made.json", "--embed", "none"),
+        *("--credentials", "keys.json", "-vv", "--traceback"),
+    ],
     "put": ["put", "request.json", "s3://{host}/bucket/m", "--credentials", "keys.json", "-vv", "--json"],
 }
 
