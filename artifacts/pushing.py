@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from artifacts import transfer
 from artifacts.archive.formats import is_tar_name, without_suffix
-from artifacts.errors import IntegrityError, RequestError
+from artifacts.errors import DiskError, IntegrityError, RequestError
 from artifacts.events import OnEvent, Receipt, Report, Started, error_facts, resolved_facts, run_id
 from artifacts.objects import Access, local_source
 from artifacts.request import Artifact, Experiment, Request
@@ -155,6 +155,9 @@ def push_to(
         )
         if path is not None:
             pushes.append(_Push(label, artifact, path, resolved, content))
+            if resolved.location.scheme == "file":
+                # A store of files begins at the object's own folder.
+                _make_folder(Path(resolved.location.key).parent)
     receipts = _send(pushes, Report(on_event, experiment=key), cancel)
     document = Request(experiment=Experiment(key=key, artifacts=artifacts, time_added=time.time()))
     return Pushed(document, receipts, embedded)
@@ -190,6 +193,13 @@ def _checked_base(url: str) -> str:
             hint="write s3+https://host/bucket, or s3://s3.REGION.amazonaws.com/bucket",
         )
     return base
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError.of("make folder", str(path), error) from error
 
 
 def _is_archive(path: Path | None, *, changes: bool) -> bool:

@@ -149,6 +149,7 @@ class _Diagnosis:
         resolved, refused: one of them: how the location is opened, or why not.
         place: where it is, also where the credential is of no use; None where even that was not decided.
         answer, asked: what the server said to an unsigned question, and when, by this machine's clock.
+        elsewhere: the setting to change where the server names another region.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class _Diagnosis:
         self.refused: CredsError | None = None
         self.answer: Answer | None = None
         self.asked: float = 0.0
+        self.elsewhere: str | None = None
         try:
             self.resolved = resolve(location, credentials, options, policy)
         except CredsError as error:
@@ -515,8 +517,11 @@ class _Diagnosis:
             return Step(name="region", status="ok", detail=detail)
         if told == resolved.region:
             return Step(name="region", status="ok", detail=f"{detail}; the server says the same")
-        hint = f"set the region {shown(told)}: region of the credential, or of the endpoint's entry in artifacts.toml"
-        return Step(name="region", status="warn", detail=f"{detail}; the server says {shown(told)}", hint=hint)
+        self.elsewhere = (
+            f"set the region {shown(told)}: region of the credential, or of the endpoint's entry in artifacts.toml"
+        )
+        detail = f"{detail}; the server says {shown(told)}"
+        return Step(name="region", status="warn", detail=detail, hint=self.elsewhere)
 
     def sts(self) -> Step:
         """Keys from an STS, where they come from one."""
@@ -554,14 +559,18 @@ class _Diagnosis:
                 yield Step(name=name, status="skip", detail="there is no store")
             return
         with contextlib.closing(store):
-            yield from _Verbs(store, self.resolved, self.cancel, may_be_missing=may_be_missing).steps(names)
+            verbs = _Verbs(store, self.resolved, self.cancel, may_be_missing=may_be_missing, elsewhere=self.elsewhere)
+            yield from verbs.steps(names)
 
 
 class _Verbs:
     """The verbs of one store."""
 
-    def __init__(self, store: Store, resolved: Resolved, cancel: Cancel, *, may_be_missing: bool) -> None:
+    def __init__(
+        self, store: Store, resolved: Resolved, cancel: Cancel, *, may_be_missing: bool, elsewhere: str | None
+    ) -> None:
         self.store = store
+        self.elsewhere = elsewhere
         self.key = resolved.key
         self.prefix = resolved.key[: resolved.key.rfind("/") + 1]
         self.flat = resolved.location.scheme == "s3"
@@ -697,6 +706,8 @@ class _Verbs:
 
     def _failed(self, name: str, error: ToolkitError, hint: str | None = None) -> Step:
         code = getattr(error, "server_code", None) or ""
+        if "another region" in (error.hint or ""):
+            hint = hint or self.elsewhere
         return Step(
             name=name, status="fail", detail=_said(error), hint=hint or _CODES.get(code) or error.hint, error=error
         )

@@ -15,10 +15,14 @@ from pathlib import Path
 import ftpservers
 import pytest
 import servers
-from commands import WRONG_SECRET, Bench, credentials, run
+from commands import WRONG_SECRET, Bench, credentials, inside, run
 from tlsfront import Authority, forward_proxy, tls_front
 from webservers import ForwardProxy, ScriptedServer
 
+from artifacts import loads
+from artifacts.cli.checking import check_request
+from artifacts.cli.exits import exit_code, worst
+from artifacts.cli.session import Session
 from creds import (
     AWSCredential,
     Cancel,
@@ -28,6 +32,7 @@ from creds import (
     Location,
     PlainCredential,
     Policy,
+    Retries,
     Ssh,
     Step,
     StoreOptions,
@@ -181,17 +186,27 @@ def test_keys_that_are_not_there(bench):
     assert "several kinds" in steps["credential"].detail
 
 
-def test_another_region():
-    """The server says where the bucket is: shown beside what is used, with the setting to change."""
+@pytest.mark.parametrize(("status", "code"), [(301, "PermanentRedirect"), (400, "AuthorizationHeaderMalformed")])
+def test_another_region(status, code):
+    """The server says where the bucket is, as AWS does: shown beside what is used, with the setting to change."""
 
     def answer(_: object) -> tuple[int, dict[str, str], bytes]:
-        return 400, {"x-amz-bucket-region": "eu-west-\x9b1", "Date": format_datetime(datetime.now(UTC))}, b""
+        return status, {"x-amz-bucket-region": "eu-west-\x9b1"}, f"<Error><Code>{code}</Code></Error>".encode()
 
     with ScriptedServer(answer) as server:
         steps = seen(f"s3://127.0.0.1:{server.port}/b/k", keys(servers.ADMIN))
     assert (steps["region"].status, steps["head"].status) == ("warn", "fail")
     assert steps["region"].detail.endswith("the server says eu-west-?1")
     assert steps["region"].hint.startswith("set the region eu-west-?1")
+    assert (steps["get"].status, steps["get"].hint) == ("fail", steps["region"].hint)
+
+
+def test_the_region_of_a_request_signs(bench):
+    """What the credential names is used, and named."""
+    steps = seen(bench.place("pre/k.tar"), keys(servers.ADMIN, region="eu-west-1"))
+    assert steps["region"].detail == f"eu-west-1 (credential), path-style, {bench.url}"
+    steps = seen(bench.place("pre/k.tar"), keys(servers.ADMIN, region="no region!"))
+    assert (steps["region"].status, steps["tcp"].status, steps["get"].status) == ("fail", "ok", "skip")
 
 
 @pytest.mark.parametrize(("off", "told"), [(2, "behind"), (-3, "ahead of")])
@@ -421,6 +436,15 @@ def test_ftp(tmp_path):
         steps = seen(url, right, options=StoreOptions(tls=Tls(ca_pem=made.ca_pem)), write=True)
         assert (steps["head"].status, steps["put"].status) == ("fail", "ok")
         assert sorted(path.name for path in server.root.rglob("*")) == ["sub", "x"]
+        with ftpservers.pyftpd("implicit", made) as implicit:
+            (implicit.root / "x").write_bytes(b"1")
+            url = f"ftps+implicit://{implicit.host}:{implicit.port}/x"
+            steps = seen(url, right, options=StoreOptions(tls=Tls(ca_pem=made.ca_pem)))
+            assert (steps["tls"].status, steps["get"].status) == ("ok", "ok")
+    with ftpservers.pyftpd() as plain:
+        step = seen(f"ftps://{plain.host}:{plain.port}/x", right)["tls"]
+        assert step.detail == "no TLS: the server does not offer TLS (AUTH TLS)"
+        assert "ftps+implicit://" in step.hint
 
 
 def test_sftp():
@@ -554,7 +578,7 @@ def artifacts_of(bench: Bench) -> dict[str, object]:
     }
 
 
-def test_a_request(bench):
+def test_a_request(bench, capsys):
     """A heading and its steps for each artifact; written only what a runner writes; the exit code of check."""
     request = bench.request(artifacts_of(bench))
     done = run("doctor", request, "--endpoint", bench.url, "--write")
@@ -574,13 +598,13 @@ def test_a_request(bench):
         "correct secret_access_key"
     )
     assert bench.keys() == ["pre/k.tar"]
-    quiet = run("doctor", request, "--endpoint", bench.url, "-q")
+    quiet = inside(capsys, "doctor", request, "--endpoint", bench.url, "-q")
     assert {line.split()[0] for line in quiet.out.splitlines()} == {"fail"}
 
 
-def test_json(bench):
+def test_json(bench, capsys):
     """One object a step with every key, then the summary with the exit code."""
-    done = run("doctor", bench.request(artifacts_of(bench)), "--endpoint", bench.url, "--json")
+    done = inside(capsys, "doctor", bench.request(artifacts_of(bench)), "--endpoint", bench.url, "--json")
     *steps, summary = done.lines
     names = ("v", "type", "time", "run", "experiment", "label", "step", "status", "detail", "hint", "error")
     assert {tuple(step) for step in steps} == {names}
@@ -590,53 +614,49 @@ def test_json(bench):
     assert (summary["op"], summary["exit"]) == ("doctor", 5)
 
 
-@pytest.mark.parametrize(
-    "fault", ["refused", "not named", "no bucket", "missing", "no key", "unknown authority", "half a pair"]
-)
-def test_it_exits_as_check(bench, authority, fault):
-    """The same code for the same fault."""
-    artifact = bench.artifact("pre/k.tar")
-    place, endpoint = f"{bench.host}/{bench.bucket}/pre/k.tar", bench.url
+def test_it_exits_as_check(bench, authority):
+    """For each fault the code that check has for it."""
+    closed = f"127.0.0.1:{servers.free_port()}"
     with tls_front(bench.server.address, authority) as front:
-        if fault == "refused":
-            port = servers.free_port()
-            place, endpoint = f"127.0.0.1:{port}/{bench.bucket}/pre/k.tar", f"http://127.0.0.1:{port}"
-        elif fault == "not named":
-            endpoint = "http://127.0.0.1:1"
-        elif fault == "no bucket":
-            place = f"{bench.host}/no-such-bucket/k"
-        elif fault == "missing":
-            place = f"{bench.host}/{bench.bucket}/none"
-        elif fault == "no key":
-            place = f"{bench.host}/{bench.bucket}"
-        elif fault == "unknown authority":
-            place, endpoint = f"127.0.0.1:{front.port}/{bench.bucket}/k", f"https://127.0.0.1:{front.port}"
-        else:
-            artifact["credentials"] = {"aws": {"access_key": "AKHALF"}}
-        artifact |= {"qualified": f"s3://{place}", "bucket": "", "key": ""}
-        request = bench.request({"a": artifact})
-        options = (request, "--endpoint", endpoint, "--retries", "0")
-        assert run("doctor", *options).code == run("check", *options).code != 0
+        private = f"127.0.0.1:{front.port}"
+        named = Policy.for_requests([bench.url, f"http://{closed}", f"https://{private}"])
+        faults: dict[str, tuple[str, object, int]] = {
+            "refused": (f"{closed}/b/k", credentials(servers.ADMIN), 75),
+            "not named": ("127.0.0.1:1/b/k", credentials(servers.ADMIN), 3),
+            "no bucket": (f"{bench.host}/no-such-bucket/k", credentials(servers.ADMIN), 4),
+            "missing": (f"{bench.host}/{bench.bucket}/none", credentials(servers.ADMIN), 4),
+            "unknown authority": (f"{private}/b/k", credentials(servers.ADMIN), 2),
+            "half a pair": (f"{bench.host}/{bench.bucket}/k", {"aws": {"access_key": "AKHALF"}}, 5),
+            "nobody": (f"{bench.host}/{bench.bucket}/k", None, 5),
+        }
+        for fault, (place, credential, code) in faults.items():
+            document = {"experiment": {"artifacts": {"a": {"qualified": f"s3://{place}", "credentials": credential}}}}
+            request = loads(json.dumps(document))
+            once = StoreOptions(retries=Retries(attempts=1))
+            assert check_request(Session(op="check", verbosity=-1), request, named, once) == code, fault
+            given = request.experiment.artifacts["a"].credentials
+            failed = [step.error for step in seen(f"s3://{place}", given, named).values() if step.status == "fail"]
+            assert worst(exit_code(error) for error in failed) == code, fault
 
 
-def test_a_url_of_a_bucket_or_folder(bench):
+def test_a_url_of_a_bucket_or_folder(bench, capsys):
     """It may end there: then listing, and with --write writing, is what is looked at."""
     (bench.folder / "keys.json").write_text(json.dumps(credentials(servers.ADMIN)))
     for url in (f"s3://{bench.host}/{bench.bucket}", bench.place("pre/")):
-        done = run("doctor", url, "--credentials", bench.folder / "keys.json", "--write")
+        done = inside(capsys, "doctor", url, "--credentials", bench.folder / "keys.json", "--write")
         assert done.code == 0, done.out
         assert done.out.splitlines()[0] == url
         assert [line.split()[1] for line in done.out.splitlines()[-3:]] == ["sts", "list", "put"]
     assert bench.keys() == ["pre/k.tar"]
 
 
-def test_wrong_usage(bench):
+def test_wrong_usage(bench, capsys):
     """Options of one form with the other."""
     request = bench.request({})
-    assert run("doctor", request, "--anonymous").code == 2
-    assert run("doctor", "s3://b/k", "--file-root", "d").code == 2
-    assert run("doctor", "none.json").code == 2
-    assert run("doctor", "gopher://x/y").code == 2
+    assert inside(capsys, "doctor", request, "--anonymous").code == 2
+    assert inside(capsys, "doctor", "s3://b/k", "--file-root", "d").code == 2
+    assert inside(capsys, "doctor", "none.json").code == 2
+    assert inside(capsys, "doctor", "gopher://x/y").code == 2
 
 
 def test_hostile_words_of_a_server(bench):

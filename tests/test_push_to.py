@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import servers
 import webservers
-from commands import SECRETS, Bench, credentials, fill, run, tar, tree
+from commands import SECRETS, Bench, credentials, fill, inside, run, tar, tree
 
-from artifacts import Access, Request, RequestError, push_to
+from artifacts import Access, IntegrityError, Request, RequestError, Started, push_to
 from creds import LocationError
 from creds.testing import OidcIssuer
 
@@ -220,6 +220,36 @@ def test_below_a_folder_of_another_kind(wsgidav, paths, tmp_path):
     assert tree(tmp_path / "job" / "workspace") == tree(paths / "ws")
 
 
+def test_files_that_stay_files(tmp_path, paths):
+    """A mutable file keeps its name; --no-unpack keeps an archive; below a folder of this machine as well."""
+    place = f"file://{tmp_path}/share"
+    words = ("model=m/weights", "set=set.tar.gz", "--mutable", "model", "--no-unpack")
+    pushed = run("push", "--to", place, *words, "-o", "req.json", cwd=tmp_path)
+    assert pushed.code == 0, pushed.err
+    staged = run("stage", "req.json", "--into", "job", "--file-root", tmp_path / "share", cwd=tmp_path)
+    assert staged.code == 0, staged.err
+    assert tree(tmp_path / "job" / "model") == {"weights": b"3"}
+    (kept,) = tree(tmp_path / "job" / "set").values()
+    assert kept == (paths / "set.tar.gz").read_bytes()
+    (tmp_path / "job" / "model" / "weights").write_text("4")
+    assert run("upload", "req.json", "--from", "job", "--file-root", tmp_path / "share", cwd=tmp_path).code == 0
+    (again,) = (tmp_path / "share" / "experiments").rglob("weights")
+    assert again.read_text() == "4"
+
+
+def test_what_changes_while_it_is_pushed_is_not_left_under_its_name(tmp_path):
+    """The object is named by the content: another one is deleted again, and the push fails."""
+    (tmp_path / "data.csv").write_text("before")
+
+    def change(event: object) -> None:
+        if isinstance(event, Started):
+            (tmp_path / "data.csv").write_text("after!")
+
+    with pytest.raises(IntegrityError, match="changed while it was pushed"):
+        push_to(f"file://{tmp_path}/share", {"d": tmp_path / "data.csv"}, on_event=change)
+    assert [path for path in (tmp_path / "share").rglob("*") if path.is_file()] == []
+
+
 def test_the_page_about_requests(bench, tmp_path):
     """The commands of docs/request.md, run as they stand on a real server."""
     page = (Path(__file__).parent.parent / "docs" / "request.md").read_text()
@@ -250,21 +280,23 @@ def test_the_page_about_requests(bench, tmp_path):
         (("w=ws", "-o", "none/req.json"), "-o none/req.json: there is no folder"),
     ],
 )
-def test_wrong_usage(bench, paths, words, line):
+def test_wrong_usage(bench, paths, capsys, monkeypatch, words, line):
     """Told before anything is sent: exit 2."""
-    pushed = push(bench, *words)
+    monkeypatch.chdir(paths)
+    pushed = inside(capsys, "push", "--to", bench.place("pre"), "-o", "req.json", *words)
     assert pushed.code == 2
     assert line in pushed.said[-1]
     assert bench.keys() == []
 
 
-def test_the_two_forms_exclude_each_other(tmp_path):
+def test_the_two_forms_exclude_each_other(tmp_path, capsys, monkeypatch):
     """Options of --to without it, and more than one REQUEST."""
     (tmp_path / "r.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
     for more in (("--mutable", "x"), ("--embed", "none"), ("--no-unpack",), ("--compress", "gz")):
-        told = run("push", "r.json", "-o", "-", *more, cwd=tmp_path)
+        told = inside(capsys, "push", "r.json", "-o", "-", *more)
         assert (told.code, "go with --to" in told.err) == (2, True)
-    assert "more than one REQUEST" in run("push", "r.json", "r.json", "-o", "-", cwd=tmp_path).err
+    assert "more than one REQUEST" in inside(capsys, "push", "r.json", "r.json", "-o", "-").err
 
 
 def test_a_url_that_would_mean_two_things():
