@@ -491,7 +491,7 @@ def config_show(session: Session, *, origin: bool, **rest: Any) -> None:
 @options.diagnosing
 @options.common
 def doctor(session: Session, subject: str, *, write: bool, **rest: Any) -> int:
-    """Say step by step why a URL, or a request's artifacts, can or cannot be used.
+    """Say step by step why objects can, or cannot, be used.
 
     A line a step: ok, warn, fail or skip; the step; what was seen; and after -> the setting to change. Nothing is
     changed but by --write. A URL may end at a bucket or folder. The exit code is that of `check`.
