@@ -214,8 +214,11 @@ class Contact:
             self._sock.settimeout(self._options.connect_timeout_seconds)
             if self._scheme == "ftps":
                 self._ask_for_tls()
-            secured = trust.wrap_socket(self._sock, server_hostname=self._host.strip("[]"))
-        self._sock = secured
+            secured = trust.wrap_socket(
+                self._sock, server_hostname=self._host.strip("[]"), do_handshake_on_connect=False
+            )
+            self._sock = secured  # before the handshake, which somebody may want to break off
+            secured.do_handshake()
         return secured
 
     def _ask_for_tls(self) -> None:

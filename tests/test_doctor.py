@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -534,11 +537,32 @@ def test_stopped_it_leaves_nothing(bench, when):
         assert bench.keys() == ["pre/k.tar"]
 
 
+@pytest.mark.parametrize("url", ["s3://HOST/b/k", "s3+https://HOST/b/k", "ftps://HOST/x", "sftp://HOST/x"])
+def test_a_silent_server_can_be_left(url):
+    """A stop ends a wait for a server that accepts and says nothing."""
+    # A hang fails; slowness does not.
+    options = StoreOptions(connect_timeout_seconds=600, read_timeout_seconds=600)
+    cancel, ended = Cancel(), []
+    with ftpservers.silent() as port:
+        place = Location.parse(url.replace("HOST", f"127.0.0.1:{port}"))
+        steps = diagnose(place, login("user", "password"), options, Policy.for_caller(), cancel=cancel)
+
+        def look() -> None:
+            try:
+                list(steps)
+            except Cancelled as error:
+                ended.append(error)
+
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        time.sleep(0.2)
+        cancel.cancel()
+        looking.join(30)
+        assert len(ended) == 1
+
+
 def test_a_server_that_drips_is_given_up():
     """A server that says something all the time and never ends is left when its time is over."""
-    import socket
-    import threading
-
     listener = socket.create_server(("127.0.0.1", 0))
     stop = threading.Event()
 
