@@ -131,19 +131,21 @@ def push_to(
     found = {label: None if path is None else Path(path) for label, path in paths.items()}
     _check_paths(found, mutable, embed, compress)
     base = _checked_base(url)
-    there = access.resolve(f"{base}/x")
+    policy = access.policy or Policy.for_caller()
+    # What is decided about the base goes on record with each object.
+    there = replace(access, policy=replace(policy, on_decision=None)).resolve(f"{base}/x")
     if there.verdict.endpoint is not None and there.location.on_aws:
         raise LocationError(f"{base} names no server", hint="the request must: write s3://host:port/bucket/prefix")
     credentials, embedded = Credentials(), None
     if embed != "none":
-        credentials, embedded = _embedded(embed, access, there)
+        credentials, embedded = _embedded(embed, there)
     key = experiment or run_id()
     artifacts: dict[str, Artifact] = {}
     pushes = []
     for label, path in found.items():
         unpacked = _is_archive(path, changes=label in mutable) if unpack is None else unpack
         name, content = _name(label, path, key if label in mutable else None, unpacked, COMPRESS[compress])
-        resolved = access.resolve(f"{base}/{quote(name)}")
+        resolved = replace(access, policy=policy.concerning(label)).resolve(f"{base}/{quote(name)}")
         artifacts[label] = artifact = Artifact(
             bucket=resolved.location.bucket,
             key=resolved.location.key,
@@ -228,15 +230,15 @@ def _whole(path: Path | None, content: str | None, compress: str) -> str:
     return content
 
 
-def _embedded(embed: str, access: Access, resolved: Resolved) -> tuple[Credentials, Identity]:
+def _embedded(embed: str, resolved: Resolved) -> tuple[Credentials, Identity]:
     """The credentials that go into a request, and what to say of them."""
     options = resolved.options
     if embed == "sts":
         return _aws(resolved, resolved.session_keys())
     if resolved.identity.kind == "anonymous":
         raise MissingCredential("there is no credential to embed", hint="give one, or embed none")
-    if access.credentials is not None:
-        return access.credentials, resolved.identity
+    if resolved.carried is not None:
+        return resolved.carried, resolved.identity
     if resolved.identity.kind == "jwt":
         assert options.sts.token is not None
         return Credentials(jwt=JWTCredential(token=taken(options.sts.token))), resolved.identity

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl
 
 from creds.contact import Answer, Certificate, Contact, NoTunnel
+from creds.endpoint import Lent
 from creds.errors import (
     AccessDenied,
     BucketNotFound,
@@ -69,6 +70,7 @@ _SOURCES: Mapping[str, str] = {
     "request": "given with the location",
     "request.env": "from config.env of the request",
     "token": "the operator's own token",
+    "endpoint": "of the endpoint's entry in the configuration",
 }
 # What a server's word means where the error's own hint is about several.
 _CODES: Mapping[str, str] = {
@@ -114,7 +116,7 @@ def diagnose(
     write: bool = False,
     cancel: Cancel | None = None,
 ) -> Iterator[Step]:
-    """Look at ``location`` step by step, each step as it is done. Raises nothing but Cancelled.
+    """Look at ``location`` step by step, each step as it is done. Raises Cancelled, and what ``on_decision`` raises.
 
     Nothing is sent that the policy does not allow, and nothing is changed, but that ``write`` puts a small object
     beside the location's and deletes it again, even if the caller stops in between.
@@ -178,6 +180,12 @@ class _Diagnosis:
             self.refused = error
         self.place = self.resolved or self._unsigned()
 
+    @property
+    def _talks(self) -> StoreOptions:
+        """How this server is talked to: the operator's entry for it adds to what was given."""
+        terms = self.verdict.terms
+        return self.options if terms is None else terms.applied(self.options)
+
     def _unsigned(self) -> Resolved | None:
         """Where the location is, whoever asks: what can be looked at where the credential is of no use."""
         if self.location.scheme != "s3":
@@ -185,7 +193,8 @@ class _Diagnosis:
         aws = self.credentials.aws if self.credentials is not None else None
         nobody = Credentials(aws=AWSCredential(region=None if aws is None else aws.region))
         with contextlib.suppress(CredsError):
-            return resolve(self.location, nobody, replace(self.options, sts=Sts()), self.policy)
+            quiet = replace(self.policy, on_decision=None)  # it was told with the first
+            return resolve(self.location, nobody, replace(self.options, sts=Sts()), quiet)
         return None
 
     def _fail(self, name: str, error: ToolkitError, detail: str | None = None, hint: str | None = None) -> Step:
@@ -212,7 +221,7 @@ class _Diagnosis:
             yield self._expires(_presigned_end(presigned), "the URL's signature")
             self.blocked = None  # by this machine's clock; the server has its own
             return
-        source = "token" if kind == "jwt" and kind_of(self.credentials) is None else "request"
+        source = "token" if kind == "jwt" and (self.credentials is None or self.credentials.jwt is None) else "request"
         source = self.resolved.identity.source if self.resolved is not None else source
         detail = _KINDS[kind]
         if kind not in ("anonymous", "ambient"):
@@ -230,14 +239,25 @@ class _Diagnosis:
 
     def _kind(self) -> str:
         """The kind, where resolving did not come to it."""
+        lent, on_s3 = self._lent, self.location.scheme == "s3"
         kind = kind_of(self.credentials)
         if kind is None and self.options.sts.token is not None and self.location.scheme in ("s3", *_WEB):
             return "jwt"
-        if kind is None and self.location.scheme == "s3" and self.options.profile is not None:
+        if kind is None and on_s3 and self.options.profile is not None:
             return "profile"
-        if kind is None and self.location.scheme == "s3" and self.options.ambient:
+        if kind is None and on_s3 and self.options.ambient:
             return "ambient"
-        return kind or "anonymous"
+        if kind is None and lent.token is not None:
+            return "jwt"
+        if kind is None and on_s3 and (lent.profile is not None or lent.ambient):
+            return "ambient" if lent.profile is None else "profile"
+        return kind or kind_of(lent.credentials) or "anonymous"
+
+    @property
+    def _lent(self) -> Lent:
+        """What the operator's entry for the endpoint, or the caller's default, lends."""
+        terms = self.verdict.terms
+        return (terms.lent if terms is not None and terms.lent is not None else self.policy.lent) or Lent()
 
     def _token(self) -> Iterator[Step]:
         claims = self._claims()
@@ -253,9 +273,11 @@ class _Diagnosis:
 
     def _claims(self) -> Claims | ToolkitError:
         """What the token says, whether it has ended or not."""
-        source = self.options.sts.token
-        if self.credentials is not None and self.credentials.jwt is not None:
-            source = LiteralToken(self.credentials.jwt.token)
+        resolved = self.resolved
+        carried = self.credentials or self._lent.credentials if resolved is None else resolved.carried
+        source = (self.options if resolved is None else resolved.options).sts.token or self._lent.token
+        if carried is not None and carried.jwt is not None:
+            source = LiteralToken(carried.jwt.token)
         assert source is not None
         try:
             return read(taken(source), leeway_seconds=math.inf)
@@ -263,6 +285,10 @@ class _Diagnosis:
             return error
 
     def _keys(self, kind: str) -> Iterator[Step]:
+        if isinstance(self.refused, RefreshError):
+            yield Step(name="who", status="skip", detail="it was not decided")
+            yield self._fail("expires", self.refused)
+            return
         keys = None
         provider = self.resolved.provider if self.resolved is not None else None
         if provider is not None:
@@ -281,7 +307,7 @@ class _Diagnosis:
             yield Step(name="expires", status="ok", detail="never, by itself")
 
     def _named(self, kind: str, keys: AwsKeys | None) -> str:
-        credentials = self.credentials or Credentials()
+        credentials = (self.credentials if self.resolved is None else self.resolved.carried) or Credentials()
         name = None
         if keys is not None:
             name = masked_id(keys.access_key)
@@ -291,7 +317,7 @@ class _Diagnosis:
             name = masked_id(credentials.aws.access_key)
         if name is None:
             return "nobody" if kind == "anonymous" else "not known before it is used"
-        role = self.options.sts.role_arn
+        role = None if self.resolved is None else self.resolved.options.sts.role_arn
         return f"{name}, which takes the role {shown(role)}" if role is not None and keys is not None else name
 
     def _expires(self, ends: datetime | None, what: str) -> Step:
@@ -336,7 +362,7 @@ class _Diagnosis:
                 yield Step(name=name, status="skip", detail="there is no address to connect to")
             return
         yield self._resolved_name(url, addresses)
-        with Contact(url, addresses, self.options, self.cancel) as contact:
+        with Contact(url, addresses, self._talks, self.cancel) as contact:
             connected = self._connect(contact, url)
             yield connected
             if connected.status != "ok":
@@ -546,7 +572,7 @@ class _Diagnosis:
         names = ["list", *([] if folder else ["head", "get"]), *(["put"] if write else [])]
         if self.resolved is None and self.blocked is None:
             assert self.refused is not None
-            self.blocked = f"not asked: {_said(self.refused)}"
+            yield self._fail(names.pop(0), self.refused)
         if self.blocked is not None or self.resolved is None:
             for name in names:
                 yield Step(name=name, status="skip", detail=self.blocked or "")

@@ -65,6 +65,7 @@ class Resolved:
         options: how the store talks: as the caller said, with what the operator's entry for the endpoint adds.
         given: how the caller said that stores talk, wherever they are.
         own: the credential is that of the endpoint's entry, or the caller's default: nobody else's to lend.
+        carried: the credential that opens it, as the location has it, or the endpoint's entry; None is neither.
         policy: what decided; it looks at resolved addresses before the first connection.
         on_aws: is the server AWS itself?
         addressing: ``path`` or ``virtual``.
@@ -82,6 +83,7 @@ class Resolved:
     options: StoreOptions = field(default_factory=StoreOptions, repr=False)
     given: StoreOptions = field(default_factory=StoreOptions, repr=False)
     own: bool = False
+    carried: Credentials | None = field(default=None, repr=False)
     policy: Policy = field(repr=False)
     on_aws: bool = False
     addressing: str = "path"
@@ -243,6 +245,7 @@ def _record(
 def _identified(resolved: Resolved, credentials: Credentials | None) -> Resolved:
     """``resolved`` with whose credential opens it."""
     resolved, chosen = _with_own(resolved, credentials)
+    resolved = replace(resolved, carried=chosen)
     scheme = resolved.location.scheme
     if scheme == "s3":
         resolved = _s3(resolved, chosen)

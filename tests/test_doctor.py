@@ -286,7 +286,7 @@ def test_a_token_of_the_operators_that_may_not_go_there(issuer, federated):
     before = len(issuer.requests)
     options = StoreOptions(sts=Sts(role_arn=servers.ROLE_RW, token=issuer.mint))
     steps = seen(url, policy=Policy.for_requests([federated.endpoint_url]), options=options)
-    assert steps["policy"].detail.startswith("issuer: a token of the operator's may not be used")
+    assert steps["policy"].detail.startswith("lending: a token of the operator's may not be used")
     assert (steps["tcp"].status, steps["sts"].status) == ("ok", "skip")
     assert len(issuer.requests) == before
 
@@ -636,6 +636,45 @@ def test_json(bench, capsys):
     failed = [step for step in steps if step["status"] == "fail"]
     assert {(step["label"], step["error"]["server_code"]) for step in failed} == {("wrong", "SignatureDoesNotMatch")}
     assert (summary["op"], summary["exit"]) == ("doctor", 5)
+
+
+def test_what_the_configuration_says_of_the_endpoint(bench, authority, capsys):
+    """Its authority and credential are used and named; each artifact is one line of the record."""
+    folder = bench.folder
+    (folder / "ca.pem").write_bytes(authority.pem)
+    (folder / "keys.json").write_text(json.dumps(credentials(servers.ADMIN)))
+    with tls_front(bench.server.address, authority) as front:
+        host = f"127.0.0.1:{front.port}"
+        (folder / "artifacts.toml").write_text(
+            f'version = 1\n[endpoint."{host}"]\nca = "{folder}/ca.pem"\ncredentials = "{folder}/keys.json"\n'
+        )
+        artifact = {"qualified": f"s3://{host}/{bench.bucket}/pre/k.tar"}
+        options = ("--config", folder / "artifacts.toml", "--audit", folder / "audit.jsonl")
+        request = bench.request({"a": artifact, "b": artifact})
+        done = inside(capsys, "doctor", request, *options)
+        assert done.code == 0, done.out
+        assert "ok    credential  AWS keys, of the endpoint's entry in the configuration" in done.out.splitlines()
+        assert "ok    who         AKAD…0001" in done.out.splitlines()
+        opened = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in opened if line["step"] == "open"] == ["open", "open"]
+        done = inside(capsys, "doctor", artifact["qualified"], *options)
+        assert (done.code, "of the endpoint's entry" in done.out) == (0, True)
+
+
+def test_a_token_of_the_endpoints_entry_that_has_ended(bench, issuer, capsys):
+    """What its file holds is read and judged, though no request carries it."""
+    (bench.folder / "token").write_text(issuer.mint(ttl_seconds=-600))
+    (bench.folder / "artifacts.toml").write_text(
+        f'version = 1\n[endpoint."{bench.host}"]\nurl = "{bench.url}"\njwt_file = "{bench.folder}/token"\n'
+    )
+    request = bench.request({"a": {"qualified": bench.place("pre/k.tar")}})
+    done = inside(capsys, "doctor", request, "--config", bench.folder / "artifacts.toml")
+    assert done.code == 5
+    steps = {line.split()[1]: line for line in done.out.splitlines()[1:]}
+    assert steps["credential"].startswith("ok    credential  a JWT, the operator's own token")
+    assert f"iss {issuer.url}" in steps["who"]
+    assert "ended at" in steps["expires"]
+    assert steps["region"].startswith("ok")
 
 
 def test_it_exits_as_check(bench, authority):

@@ -30,11 +30,18 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "bright_blac
 
 
 def examine_url(
-    session: Session, url: str, *, write: bool, ambient: bool, file_roots: tuple[str, ...], **rest: Any
+    session: Session,
+    url: str,
+    *,
+    write: bool,
+    ambient: bool,
+    file_roots: tuple[str, ...],
+    lend_to: tuple[str, ...],
+    **rest: Any,
 ) -> int:
     """Diagnose one URL, with the caller's own authority; return the exit code that ``get`` would meet."""
-    if file_roots:
-        raise click.UsageError("--file-root is for a request; a URL has the caller's own authority")
+    if file_roots or lend_to:
+        raise click.UsageError("--file-root and --lend-to are for a request; a URL has the caller's own authority")
     if ambient and rest["profile"] is not None:
         raise click.UsageError("--ambient and --profile exclude each other")
     access = options.access(session, url, **rest)
@@ -83,13 +90,14 @@ def examine_request(
         raise click.UsageError("--endpoint-url, --anonymous and --credentials are for a URL; a request has its own")
     request = options.load(session, name)
     policy, store_options = options.operator(session, **rest)
-    jobs = plan(request, policy=policy, options=store_options)
+    # Each decision goes on record when its artifact is looked at.
+    jobs = plan(request, policy=replace(policy, on_decision=None), options=store_options)
     store_options = replace(store_options, request_env=request.config.env or {})
     codes = []
     for number, job in enumerate(jobs):
         if number and not session.as_json and session.verbosity >= 0:
             sys.stdout.write("\n")
-        steps = _of_artifact(session, job, policy, store_options, write=write)
+        steps = _of_artifact(session, job, policy.concerning(job.label), store_options, write=write)
         codes.append(_show(session, job.label, _where(job), steps, request.experiment.key))
     return exits.worst(codes)
 
