@@ -291,6 +291,8 @@ def _with_own(resolved: Resolved, credentials: Credentials | None) -> tuple[Reso
     sts = replace(lent.sts, token=lent.token)
     if given.sts.role_arn is not None and serves:
         sts = replace(given.sts, token=lent.token)
+    if given.sts.duration_seconds is not None:
+        sts = replace(sts, duration_seconds=given.sts.duration_seconds)
     options = replace(resolved.options, ambient=lent.ambient, profile=lent.profile, sts=sts)
     return replace(resolved, options=options, own=True), lent.credentials or credentials
 

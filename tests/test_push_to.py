@@ -101,7 +101,7 @@ def test_without_credentials_the_runner_brings_its_own(bench, paths):
     request = bench.folder / "req.json"
     assert pushed.said[-1] == (
         f"credentials in the request: none; the runner needs its own for {bench.place('pre/fix')}: "
-        "--ambient, --profile or --token-file of 'artifacts stage'"
+        "--ambient, --profile or --token-file of 'artifacts stage', with --lend-to"
     )
     text = request.read_text()
     assert [secret for secret in (*SECRETS, servers.ADMIN.access_key) if secret in text] == []
@@ -109,7 +109,7 @@ def test_without_credentials_the_runner_brings_its_own(bench, paths):
     assert str(entry["key"]).endswith(".tar.zst")
     assert "hash" not in entry  # it would be of the plain tar, and the object is another
     assert bench.stage(request).code == 5
-    staged = bench.stage(request, "--ambient", env=OWN)
+    staged = bench.stage(request, "--ambient", "--lend-to", bench.host, env=OWN)
     assert staged.code == 0, staged.err
     assert tree(bench.job / "workspace") == tree(paths / "ws")
 
@@ -192,6 +192,24 @@ def test_session_of_the_keys_own_owner(moto_server, tmp_path, paths):
     assert aws["session_token"]
     assert "(in 0 h 14 min)" in pushed.said[-1]
     assert bench.stage(tmp_path / "req.json").code == 0
+
+
+def test_the_credential_of_the_endpoints_entry(bench, paths, tmp_path):
+    """What the caller's configuration has for the server sends the objects, and is what static embeds."""
+    (tmp_path / "keys.json").write_text(json.dumps(credentials(servers.ADMIN)))
+    (tmp_path / "artifacts.toml").write_text(
+        f'version = 1\n[endpoint."{bench.host}"]\nurl = "{bench.url}"\ncredentials = "{tmp_path}/keys.json"\n'
+    )
+    words = ("workspace=ws", "-o", "req.json", "--embed", "static", "--config", "artifacts.toml", "--audit", "audit")
+    pushed = run("push", "--to", bench.place("pre"), *words, cwd=tmp_path)
+    assert pushed.code == 0, pushed.err
+    assert "credentials in the request: AWS key AKAD…0001 (endpoint), which does not end" in pushed.said
+    aws = artifacts_of(tmp_path / "req.json")["workspace"]["credentials"]["aws"]
+    assert aws == credentials(servers.ADMIN)["aws"]
+    record = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
+    assert [line["about"] if "about" in line else line["label"] for line in record if line["step"] == "open"] == [
+        "workspace"
+    ]
 
 
 def test_a_server_without_sts_says_so(bench, paths):

@@ -136,7 +136,7 @@ def _tell(session: Session, pushed: Pushed, url: str, output: str) -> None:
     if identity is None:
         session.say(
             "credentials in the request: none; the runner needs its own for "
-            f"{url}: --ambient, --profile or --token-file of 'artifacts stage'"
+            f"{url}: --ambient, --profile or --token-file of 'artifacts stage', with --lend-to"
         )
         return
     what = {"aws": "AWS key", "jwt": "JWT", "plain": "user"}.get(identity.kind, identity.kind)
