@@ -91,7 +91,9 @@ if TYPE_CHECKING:
     from artifacts.prefixes import get_prefix as get_prefix
     from artifacts.prefixes import put_prefix as put_prefix
     from artifacts.prefixes import remove_prefix as remove_prefix
+    from artifacts.pushing import Pushed as Pushed
     from artifacts.pushing import push as push
+    from artifacts.pushing import push_to as push_to
     from artifacts.request import (
         Artifact as Artifact,
     )
@@ -148,6 +150,7 @@ _HOMES = {
     "PrefixError": "artifacts.errors",
     "Progress": "artifacts.events",
     "Published": "artifacts.events",
+    "Pushed": "artifacts.pushing",
     "Receipt": "artifacts.events",
     "Request": "artifacts.request",
     "RequestError": "artifacts.errors",
@@ -171,6 +174,7 @@ _HOMES = {
     "ls": "artifacts.objects",
     "open": "artifacts.objects",
     "push": "artifacts.pushing",
+    "push_to": "artifacts.pushing",
     "put": "artifacts.objects",
     "put_prefix": "artifacts.prefixes",
     "remove": "artifacts.objects",

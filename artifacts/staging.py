@@ -109,7 +109,7 @@ def plan(
     problems = [
         f"experiment.artifacts.{label!r}: {problem}"
         for label in artifacts
-        if (problem := _label_problem(label)) is not None
+        if (problem := label_problem(label)) is not None
     ]
     if problems:
         raise RequestError(problems)
@@ -145,7 +145,7 @@ def needed_bytes(request: Request) -> int | None:
         ) from error
 
 
-def _label_problem(label: str) -> str | None:
+def label_problem(label: str) -> str | None:
     """Why ``label`` cannot be a folder's name, or None."""
     if not label:
         return "a label is a folder's name and cannot be empty"

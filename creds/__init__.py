@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from creds.doctor import Step as Step
+    from creds.doctor import diagnose as diagnose
     from creds.endpoint import Endpoint as Endpoint
     from creds.endpoint import Issuer as Issuer
     from creds.endpoint import Lent as Lent
@@ -104,6 +106,7 @@ _HOMES = {
     "S3": "creds.store",
     "Secret": "creds.models",
     "Ssh": "creds.store",
+    "Step": "creds.doctor",
     "Store": "creds.store",
     "StoreError": "creds.errors",
     "StoreOptions": "creds.store",
@@ -119,6 +122,7 @@ _HOMES = {
     "Verdict": "creds.policy",
     "Verifier": "creds.tokens",
     "Window": "creds.store",
+    "diagnose": "creds.doctor",
     "open_store": "creds.resolve",
 }
 

@@ -25,6 +25,7 @@ from creds.errors import (
     UnsupportedCredential,
 )
 from creds.keys import (
+    AwsKeys,
     ChainKeys,
     CredentialProvider,
     Identity,
@@ -64,6 +65,7 @@ class Resolved:
         options: how the store talks: as the caller said, with what the operator's entry for the endpoint adds.
         given: how the caller said that stores talk, wherever they are.
         own: the credential is that of the endpoint's entry, or the caller's default: nobody else's to lend.
+        carried: the credential that opens it, as the location has it, or the endpoint's entry; None is neither.
         policy: what decided; it looks at resolved addresses before the first connection.
         on_aws: is the server AWS itself?
         addressing: ``path`` or ``virtual``.
@@ -81,6 +83,7 @@ class Resolved:
     options: StoreOptions = field(default_factory=StoreOptions, repr=False)
     given: StoreOptions = field(default_factory=StoreOptions, repr=False)
     own: bool = False
+    carried: Credentials | None = field(default=None, repr=False)
     policy: Policy = field(repr=False)
     on_aws: bool = False
     addressing: str = "path"
@@ -106,6 +109,58 @@ class Resolved:
         from creds.pacing import PacedStore, paced
 
         return PacedStore(opened(replace(self, options=paced(self.options, rate))), rate)
+
+    @property
+    def server_url(self) -> str | None:
+        """The server that is connected to: of S3 that of the bucket where its name goes into the host's."""
+        url = self.verdict.endpoint_url
+        if url is None or self.addressing != "virtual":
+            return url
+        scheme, _, rest = url.partition("://")
+        return f"{scheme}://{self.location.bucket}.{rest}"
+
+    def placed(self) -> Resolved:
+        """The same, with the region of the caller's own AWS setup where that alone names one. Reads the setup.
+
+        Raises:
+            CredentialError, RefreshError: the setup cannot be read.
+            LocationError: what it names is no region.
+        """
+        if isinstance(self.provider, ChainKeys) and self.region_source == "default":
+            own = self.provider.region()
+            if own:
+                name = checked_region(own, "the AWS setup's region", on_aws=self.location.on_aws)
+                return _at(self, Region(name, self.provider.source))
+        return self
+
+    def keys(self) -> AwsKeys | None:
+        """The keys that sign at this moment, those of the role where one is to be taken; None is anonymous.
+
+        Raises:
+            CredentialError, RefreshError: there are none; an STS, or the caller's AWS setup, may have been asked.
+        """
+        provider = _role(self)
+        return None if provider is None else provider()
+
+    def session_keys(self) -> AwsKeys:
+        """Keys that end, made now by an STS: for the JWT, the role of ``options.sts``, or the keys themselves.
+
+        They live for ``options.sts.duration_seconds``, as far as the STS agrees.
+
+        Raises:
+            UnsupportedCredential: there are no keys or tokens that an STS could make others of.
+            RefreshError: the STS gave none, or is none.
+        """
+        if self.location.scheme != "s3" or self.provider is None:
+            raise UnsupportedCredential(
+                f"an STS makes no keys of {self.identity.kind} credentials for {self.location.scheme}",
+                hint="give AWS keys or a JWT for an S3 location",
+            )
+        if self.identity.kind == "jwt" or self.options.sts.role_arn is not None:
+            keys = self.keys()
+            assert keys is not None
+            return keys
+        return _taker(self, None)()
 
 
 def open_store(
@@ -190,6 +245,7 @@ def _record(
 def _identified(resolved: Resolved, credentials: Credentials | None) -> Resolved:
     """``resolved`` with whose credential opens it."""
     resolved, chosen = _with_own(resolved, credentials)
+    resolved = replace(resolved, carried=chosen)
     scheme = resolved.location.scheme
     if scheme == "s3":
         resolved = _s3(resolved, chosen)
@@ -235,6 +291,8 @@ def _with_own(resolved: Resolved, credentials: Credentials | None) -> tuple[Reso
     sts = replace(lent.sts, token=lent.token)
     if given.sts.role_arn is not None and serves:
         sts = replace(given.sts, token=lent.token)
+    if given.sts.duration_seconds is not None:
+        sts = replace(sts, duration_seconds=given.sts.duration_seconds)
     options = replace(resolved.options, ambient=lent.ambient, profile=lent.profile, sts=sts)
     return replace(resolved, options=options, own=True), lent.credentials or credentials
 
@@ -433,18 +491,24 @@ def _role(resolved: Resolved) -> CredentialProvider | None:
     sts, keys = resolved.options.sts, resolved.provider
     if sts.role_arn is None or keys is None or resolved.identity.kind == "jwt":
         return keys
-    url, options, guard = _sts(resolved, sts.endpoint_url)
-    maker = AssumeRole(
-        provider=keys,
+    maker = _taker(resolved, sts.role_arn)
+    # A chain is shared itself; other keys do not change.
+    owner = keys if isinstance(keys, ChainKeys) else keys()
+    return resolved.options.sessions.shared((owner, maker.url, resolved.region, sts), lambda: TokenCache(maker))
+
+
+def _taker(resolved: Resolved, role_arn: str | None) -> AssumeRole:
+    """What makes keys of the credential's own: the role's, or without one a session's."""
+    assert resolved.provider is not None
+    url, options, guard = _sts(resolved, resolved.options.sts.endpoint_url)
+    return AssumeRole(
+        provider=resolved.provider,
         url=url,
-        role_arn=sts.role_arn,
+        role_arn=role_arn,
         region=resolved.region,
         options=options,
         guard=guard,
     )
-    # A chain is shared itself; other keys do not change.
-    owner = keys if isinstance(keys, ChainKeys) else keys()
-    return resolved.options.sessions.shared((owner, url, resolved.region, sts), lambda: TokenCache(maker))
 
 
 def _at(resolved: Resolved, region: Region) -> Resolved:
@@ -482,15 +546,8 @@ def _setting(name: str, words: tuple[str, ...], given: str, entry: str) -> str:
 def _open_s3(resolved: Resolved) -> Store:
     from creds.stores.s3 import S3Store
 
-    if isinstance(resolved.provider, ChainKeys) and resolved.region_source == "default":
-        own = resolved.provider.region()
-        if own:
-            name = checked_region(own, "the AWS setup's region", on_aws=resolved.location.on_aws)
-            resolved = _at(resolved, Region(name, resolved.provider.source))
-    looked_at = resolved.verdict
-    if resolved.addressing == "virtual":
-        scheme, _, rest = (looked_at.endpoint_url or "").partition("://")
-        looked_at = replace(looked_at, endpoint_url=f"{scheme}://{resolved.location.bucket}.{rest}")
+    resolved = resolved.placed()
+    looked_at = replace(resolved.verdict, endpoint_url=resolved.server_url)
     return S3Store(
         resolved.location.bucket,
         endpoint_url=resolved.verdict.endpoint_url,

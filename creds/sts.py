@@ -1,6 +1,6 @@
-"""Keys from a security token service: for a JWT (AssumeRoleWithWebIdentity), or for other keys (AssumeRole).
+"""Keys from a security token service: for a JWT (AssumeRoleWithWebIdentity) or keys (AssumeRole, GetSessionToken).
 
-Both are one form by POST, sent by :mod:`creds.web`, so that the same CA, proxies, timeouts and retries hold for this
+Each is one form by POST, sent by :mod:`creds.web`, so that the same CA, proxies, timeouts and retries hold for this
 leg as for the stores, and nothing is taken from the environment. boto3's STS client is not used: it cannot leave out
 the role, which servers such as MinIO do not need, and would be a second client to isolate. The token travels in the
 body alone, so no URL, and no log of one, holds it.
@@ -25,6 +25,7 @@ from creds.tokens import Claims, LiteralToken, TokenSource, name_of, read, shown
 from creds.web import Answer, ask
 
 _VERSION = "2011-06-15"
+_SESSION = "GetSessionToken"
 _FORM = "application/x-www-form-urlencoded; charset=utf-8"
 _KEY_TEXT = re.compile(r"[!-~]{1,8192}")
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -103,7 +104,9 @@ class AssumeRole:
 
     Attributes:
         provider: of the keys that sign.
-        url, role_arn, options, guard: as :class:`WebIdentity` has them.
+        url, options, guard: as :class:`WebIdentity` has them.
+        role_arn: the role to take; None makes a session of the keys' own owner (GetSessionToken), which AWS gives to
+            long-lived keys alone, and which many servers do not have.
         region: that the call is signed for.
 
     Raises:
@@ -112,7 +115,7 @@ class AssumeRole:
 
     provider: CredentialProvider
     url: str
-    role_arn: str
+    role_arn: str | None
     region: str
     options: StoreOptions = field(repr=False)
     guard: Callable[[], None] | None = field(default=None, repr=False)
@@ -130,11 +133,20 @@ class AssumeRole:
 
     def _take(self, keys: AwsKeys) -> AwsKeys:
         form: dict[str, Secret] = {}
-        if self.options.sts.external_id is not None:
+        action = _SESSION if self.role_arn is None else "AssumeRole"
+        if self.options.sts.external_id is not None and self.role_arn is not None:
             form["ExternalId"] = Secret(self.options.sts.external_id)
-        return _exchange(
-            self.url, "AssumeRole", form, self.role_arn, self.options, keys.source, signer=_Signer(keys, self.region)
-        )
+        signer = _Signer(keys, self.region)
+        try:
+            return _exchange(self.url, action, form, self.role_arn, self.options, keys.source, signer=signer)
+        except RefreshError as error:
+            if self.role_arn is None and not error.retryable and not isinstance(error, _Refused):
+                # What a server without it answers is a refusal like any other.
+                error.hint = (
+                    "not every server has GetSessionToken, and AWS gives it to long-lived keys alone: "
+                    "name a role to take (--role-arn)"
+                )
+            raise
 
 
 class _Refused(RefreshError):
@@ -190,11 +202,10 @@ def _fields(action: str, role_arn: str | None, sts: Sts) -> dict[str, str]:
     fields = {
         "Action": action,
         "Version": _VERSION,
-        "RoleArn": role_arn,
-        "RoleSessionName": sts.session_name,
         "DurationSeconds": None if sts.duration_seconds is None else str(sts.duration_seconds),
-        "Policy": sts.session_policy,
     }
+    if action != _SESSION:
+        fields |= {"RoleArn": role_arn, "RoleSessionName": sts.session_name, "Policy": sts.session_policy}
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -30,7 +30,7 @@ _LOG = logging.getLogger("creds")
 
 
 class Answer(NamedTuple):
-    """A server's answer with a status below 500, other than 429."""
+    """A server's answer with a status below 500, other than 429, or with 501: it will never do what was asked."""
 
     status: int
     body: bytes
@@ -121,7 +121,7 @@ def _once(
         raise RefreshError(f"{what}: no answer in time", retryable=True) from bare(error)
     except (HTTPError, OSError) as error:
         raise _unreached(what) from bare(error)
-    if response.status >= 500 or response.status == 429:
+    if (response.status >= 500 and response.status != 501) or response.status == 429:
         raise RefreshError(f"{what}: answered {response.status}", retryable=True)
     if len(content) > LIMIT_BYTES:
         raise RefreshError(f"{what}: the answer is longer than {LIMIT_BYTES} bytes")
@@ -149,24 +149,44 @@ def _unreached(what: str) -> RefreshError:
     return RefreshError(f"{what}: cannot be reached", hint=hint, retryable=True)
 
 
-def _pool(url: str, options: StoreOptions) -> urllib3.PoolManager:
-    """Connections for one exchange: keys are renewed so seldom that a kept connection would be closed by then."""
+class Proxy(NamedTuple):
+    """A forward proxy: its URL without a user, and the headers that say who we are to it, which are secrets."""
+
+    url: str
+    headers: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"Proxy({self.url!r})"
+
+
+def proxy_of(url: str, options: StoreOptions) -> Proxy | None:
+    """The proxy that leads to ``url``'s server, or None: that of ``options``, else of the environment."""
     from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # one is unknown to typeshed
 
     import urllib3
 
-    origin = url.partition("://")[0] + "://" + url.partition("://")[2].partition("/")[0]
-    tls, host, port = split_url(origin)
-    trust = context(options.tls) if tls else None
+    tls, host, port = split_url(url)
     proxies = getproxies_environment() if options.proxies is None else dict(options.proxies)
-    proxy = proxies.get("https" if tls else "http")
-    if not proxy or proxy_bypass_environment(f"{host}:{port}", proxies):
+    text = proxies.get("https" if tls else "http")
+    if not text or proxy_bypass_environment(f"{host}:{port}", proxies):
+        return None
+    parts = urllib3.util.parse_url(text if "://" in text else f"http://{text}")
+    headers = urllib3.make_headers(proxy_basic_auth=parts.auth) if parts.auth else {}
+    return Proxy(f"{parts.scheme}://{parts.netloc}", headers)
+
+
+def _pool(url: str, options: StoreOptions) -> urllib3.PoolManager:
+    """Connections for one exchange: keys are renewed so seldom that a kept connection would be closed by then."""
+    import urllib3
+
+    origin = url.partition("://")[0] + "://" + url.partition("://")[2].partition("/")[0]
+    trust = context(options.tls) if origin.startswith("https:") else None
+    proxy = proxy_of(origin, options)
+    if proxy is None:
         return urllib3.PoolManager(ssl_context=trust)
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    user = urllib3.util.parse_url(proxy).auth
     return urllib3.ProxyManager(
-        proxy,
-        proxy_headers=urllib3.make_headers(proxy_basic_auth=user) if user else None,
-        proxy_ssl_context=context(options.tls) if proxy.startswith("https:") else None,
+        proxy.url,
+        proxy_headers=proxy.headers,
+        proxy_ssl_context=context(options.tls) if proxy.url.startswith("https:") else None,
         ssl_context=trust,
     )

@@ -128,6 +128,19 @@ def run(*arguments: str | os.PathLike[str], stdin: bytes | None = None, secret: 
     return finish(start(*arguments, **options), stdin, secret=secret)
 
 
+def inside(capsys: Any, *arguments: str | os.PathLike[str]) -> Result:
+    """Run the command in this process, where nothing but its words and its code matter: ten times as fast."""
+    from artifacts.cli.main import cli
+
+    try:
+        cli([os.fspath(argument) for argument in arguments], standalone_mode=False)
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    shown = capsys.readouterr()
+    return Result(code, shown.out.encode(), shown.err)
+
+
 def kept_files(size: int, count: int = 3) -> dict[str, bytes]:
     """Files that do not compress, ``size`` bytes each."""
     return {f"file-{number}": os.urandom(size) for number in range(count)}

@@ -356,7 +356,16 @@ def asyncssh_sftp(authorized_key: str = "") -> Iterator[TreeServer]:
     faults = Faults()
     key, public, fingerprint = host_key()
 
+    connected: set[Any] = set()
+
     class Auth(asyncssh.SSHServer):
+        def connection_made(self, conn: Any) -> None:
+            self.connection = conn
+            connected.add(conn)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            connected.discard(self.connection)
+
         def begin_auth(self, username: str) -> bool:
             return True
 
@@ -417,6 +426,9 @@ def asyncssh_sftp(authorized_key: str = "") -> Iterator[TreeServer]:
         async def stop(acceptor: Any) -> None:
             acceptor.close()
             await acceptor.wait_closed()
+            for connection in list(connected):
+                connection.abort()
+            await asyncio.sleep(0.05)  # what was closed last is gone only after some turns of the loop
             tasks = asyncio.all_tasks() - {asyncio.current_task()}
             for task in tasks:
                 task.cancel()

@@ -1005,7 +1005,9 @@ def test_help_of_each_command():
     listed = run("--help")
     assert listed.code == 0
     commands = re.findall(r"^  ([a-z]+) {2,}(.+)$", listed.out.partition("Commands:")[2], re.MULTILINE)
-    assert [name for name, _ in commands] == "check config cp demo get ls push put rm run stage stat upload".split()
+    assert [
+        name for name, _ in commands
+    ] == "check config cp demo doctor get ls push put rm run stage stat upload".split()
     for name, summary in commands:
         assert not summary.endswith("...")
         for parts in [(name, part) for part in ("init", "check", "show")] if name == "config" else [(name,)]:

@@ -106,6 +106,7 @@ ROWS: dict[str, Row] = {
     "upload": of_request("upload", "--from", "job"),
     "run": of_request("run", "--into", "job", after=("--", "true")),
     "push": of_request("push", "-o", "pushed.json", name="local.json"),
+    "doctor": of_url("doctor", "@a.tar.gz", "--write"),
     "rm": of_url("rm", "@a.tar.gz"),
 }
 """In this order, by the name of the command; a word with ``@`` is an object's URL."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -116,7 +115,7 @@ def run(
 
 
 @cli.command()
-@options.request
+@click.argument("words", metavar="REQUEST | LABEL=PATH...", nargs=-1)
 @click.option(
     "-o",
     "--output",
@@ -125,48 +124,62 @@ def run(
     type=click.Path(dir_okay=False, allow_dash=True),
     help="Where the completed request goes, or -.",
 )
+@click.option("--to", "url", metavar="URL", help="Make a request: send each PATH below URL, s3://host/bucket/prefix.")
+@click.option("--mutable", multiple=True, metavar="LABEL,...", help="With --to: labels that are uploaded when changed.")
+@click.option("--unpack/--no-unpack", default=None, help="With --to: folders and archives are unpacked if not said.")
+@click.option("--compress", type=click.Choice(["none", "gz", "zst"]), help="With --to: how folders are packed [none].")
+@click.option(
+    "--embed", metavar="none|static|sts:DURATION", help="With --to: the credentials that go into the request [none]."
+)
+@click.option(
+    "--credentials",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="With --to: a `credentials` object as JSON; else your own AWS setup.",
+)
 @options.identity
 @options.endpoints
 @options.common
-def push(session: Session, request: str, output: str, **rest: Any) -> None:
-    """Upload each artifact's `local` path, and complete REQUEST.
+def push(
+    session: Session,
+    words: tuple[str, ...],
+    output: str,
+    *,
+    url: str | None,
+    mutable: tuple[str, ...],
+    unpack: bool | None,
+    compress: str | None,
+    embed: str | None,
+    credentials: str | None,
+    **rest: Any,
+) -> None:
+    """Upload paths, and write the request that names them.
 
-    A folder is packed. The completed request names what was uploaded and holds the credentials: only you may read it.
-    Relative paths are read from REQUEST's own folder. An empty key becomes blobstore/<sha256 of the plain tar>.tar.
+    Either complete REQUEST: each artifact's `local` path, read from REQUEST's own folder, is uploaded, and an empty key
+    becomes blobstore/<sha256 of the plain tar>.tar. Or make a request with --to URL from LABEL=PATH...; LABEL= is a
+    mutable artifact that has nothing yet. A folder is packed. Only you may read what is written: it may hold
+    credentials.
     """
-    from artifacts.cli.session import print_json
-    from artifacts.errors import DiskError
-    from artifacts.pushing import push as push_request
-    from artifacts.request import dumps
-    from artifacts.state import write_private
+    from artifacts.cli.pushing import push_paths, push_request
 
-    if output == "-":
-        if session.as_json:
-            raise click.UsageError("-o - does not go with --json")
-        session.reserve_stdout()
-    elif not Path(output).absolute().parent.is_dir():
-        # Told before anything is sent.
-        raise click.UsageError(f"-o {output}: there is no folder {Path(output).absolute().parent}")
-    loaded = options.load(session, request)
-    policy, store_options, endpoints = options.caller(session, **rest)
-    completed, receipts = push_request(
-        loaded,
-        base=Path.cwd() if request == "-" else Path(request).absolute().parent,
-        policy=policy,
-        options=store_options,
-        endpoint=endpoints[0] if len(endpoints) == 1 else None,
-        on_event=session.on_event,
-        cancel=session.cancel,
-    )
-    if output == "-":
-        print_json(dumps(completed).decode())
+    if url is None:
+        if mutable or unpack is not None or compress or embed or credentials:
+            raise click.UsageError("--mutable, --unpack, --compress, --embed and --credentials go with --to")
+        push_request(session, words, output, **rest)
         return
-    try:
-        write_private(Path(output), dumps(completed) + b"\n")
-    except OSError as error:
-        raise DiskError.of("write", output, error) from error
-    session.results(receipts)
-    session.say(f"wrote {output}")
+    push_paths(
+        session,
+        url,
+        words,
+        output,
+        mutable=mutable,
+        unpack=unpack,
+        compress=compress or "none",
+        embed=embed or "none",
+        credentials=credentials,
+        anonymous=False,
+        **rest,
+    )
 
 
 @cli.command()
@@ -470,6 +483,24 @@ def config_show(session: Session, *, origin: bool, **rest: Any) -> None:
     from artifacts.cli import configuring
 
     configuring.show(session, options.effective(session, rest), origin=origin)
+
+
+@cli.command()
+@click.argument("subject", metavar="URL|REQUEST")
+@click.option("--write", is_flag=True, help="Try to write too: a small object beside it, deleted again.")
+@options.diagnosing
+@options.common
+def doctor(session: Session, subject: str, *, write: bool, **rest: Any) -> int:
+    """Say step by step why objects can, or cannot, be used.
+
+    A line a step: ok, warn, fail or skip; the step; what was seen; and after -> the setting to change. Nothing is
+    changed but by --write. A URL may end at a bucket or folder. The exit code is that of `check`.
+    """
+    from artifacts.cli.doctoring import examine_request, examine_url
+
+    if "://" in subject:
+        return examine_url(session, subject, write=write, **rest)
+    return examine_request(session, subject, write=write, **rest)
 
 
 @cli.command()

@@ -267,6 +267,23 @@ def promised(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def diagnosing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for a URL, with the caller's own authority, and for a request, with what the operator allows."""
+    for option in (
+        click.option("--endpoint-url", metavar="URL", help="For a URL: the S3 server where it names none, as in aws."),
+        click.option("--anonymous", is_flag=True, help="For a URL: use no credential at all."),
+        click.option(
+            "--credentials",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="For a URL: a request's `credentials` object as JSON; else the caller's own AWS setup is used.",
+        ),
+        operating,
+    ):
+        command = option(command)
+    return command
+
+
 def only_prefixes(*, dry_run: bool) -> None:
     """Refuse what only a prefix can have."""
     if dry_run:
@@ -377,6 +394,7 @@ def _options(
     connect_timeout: float | None,
     read_timeout: float | None,
     max_rate: int | None,
+    duration_seconds: int | None = None,
     **s3: Any,
 ) -> StoreOptions:
     """How stores talk, with the library's defaults where the command line says nothing."""
@@ -393,7 +411,11 @@ def _options(
         profile=profile,
         rate=None if max_rate is None else Rate(max_rate),
         tls=Tls(ca_pem=_pem(ca), client_cert=client_cert, client_key=client_key),
-        sts=Sts(role_arn=role_arn, token=None if token_file is None else TokenFile(token_file)),
+        sts=Sts(
+            role_arn=role_arn,
+            token=None if token_file is None else TokenFile(token_file),
+            duration_seconds=duration_seconds,
+        ),
         s3=_s3_of(**s3),
         ssh=Ssh(known_hosts=known_hosts, fingerprints=host_keys, key=ssh_key),
         retries=Retries(

@@ -236,6 +236,59 @@ def _check_host_key(kind: str, blob: bytes, ssh: Ssh, known: list[KnownKey]) -> 
     raise Failure(StoreError, said, hint=hint)
 
 
+def _prefer(transport: Any, known: list[KnownKey]) -> None:
+    """Ask for the cheapest cipher, and for the kind of host key that is known: a server shows one of several."""
+    kinds = {key.kind for key in known if not key.revoked}
+    if "ssh-rsa" in kinds:
+        kinds |= {"rsa-sha2-512", "rsa-sha2-256"}
+    security = transport.get_security_options()
+    # paramiko has these last. They need no second pass over each packet to see whether it was changed.
+    security.ciphers = sorted(security.ciphers, key=lambda name: "gcm" not in name)
+    if kinds:
+        security.key_types = sorted(security.key_types, key=lambda kind: kind not in kinds)
+
+
+class Offered(NamedTuple):
+    """A host key that a server shows, and why it is not accepted, or None."""
+
+    kind: str
+    fingerprint: str
+    refused: str | None
+
+
+def offered(sock: socket.socket, host: str, port: int, options: StoreOptions) -> Offered:
+    """What host key the server at the other end of ``sock`` shows. Nobody logs in; ``sock`` is closed.
+
+    Raises:
+        OSError: there is no SSH, or it broke.
+        MissingDependency: paramiko is not installed.
+    """
+    paramiko = _paramiko()
+    try:
+        known = _known(options.ssh, host, port)
+        transport = paramiko.Transport(sock)
+        try:
+            transport.set_log_channel(_LOG)
+            transport.banner_timeout = transport.handshake_timeout = options.connect_timeout_seconds
+            _prefer(transport, known)
+            transport.start_client(timeout=options.connect_timeout_seconds)
+            key = transport.get_remote_server_key()
+        finally:
+            transport.close()
+    except (paramiko.SSHException, EOFError) as error:
+        raise ConnectionAbortedError(f"no SSH connection: {printable(str(error))}") from error
+    except Failure as error:
+        raise ConnectionAbortedError(error.said) from error
+    finally:
+        sock.close()
+    refused = None
+    try:
+        _check_host_key(key.get_name(), key.asbytes(), options.ssh, known)
+    except Failure as error:
+        refused = error.said
+    return Offered(key.get_name(), fingerprint(key.asbytes()), refused)
+
+
 # One connection.
 
 
@@ -393,7 +446,7 @@ class _Session:
         transport.banner_timeout = transport.handshake_timeout = options.connect_timeout_seconds
         transport.auth_timeout = transport.channel_timeout = options.read_timeout_seconds
         transport.clear_to_send_timeout = options.read_timeout_seconds
-        self._prefer(transport, known)
+        _prefer(transport, known)
         transport.start_client(timeout=options.connect_timeout_seconds)
         host_key = transport.get_remote_server_key()
         _check_host_key(host_key.get_name(), host_key.asbytes(), options.ssh, known)
@@ -402,17 +455,6 @@ class _Session:
         channel.settimeout(options.read_timeout_seconds)
         channel.invoke_subsystem("sftp")
         self.client = _client_class()(channel)
-
-    def _prefer(self, transport: Any, known: list[KnownKey]) -> None:
-        """Ask for the cheapest cipher, and for the kind of host key that is known: a server shows one of several."""
-        kinds = {key.kind for key in known if not key.revoked}
-        if "ssh-rsa" in kinds:
-            kinds |= {"rsa-sha2-512", "rsa-sha2-256"}
-        security = transport.get_security_options()
-        # paramiko has these last. They need no second pass over each packet to see whether it was changed.
-        security.ciphers = sorted(security.ciphers, key=lambda name: "gcm" not in name)
-        if kinds:
-            security.key_types = sorted(security.key_types, key=lambda kind: kind not in kinds)
 
     def _log_in(self, transport: Any, key: Any) -> None:
         paramiko = _paramiko()
