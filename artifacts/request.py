@@ -26,7 +26,7 @@ Uint64 = Annotated[int, Field(ge=0, lt=2**64)]
 class _Document(BaseModel):  # noqa: PLW1641  mutable, so not hashable
     """Mutable, built by attribute or wire name, refuses names it does not know, prints no value it cannot vouch for."""
 
-    model_config = ConfigDict(populate_by_name=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(populate_by_name=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
     def __eq__(self, other: object) -> bool:
         # As pydantic has it, but that no unknown fields and none at all are the same.
@@ -242,7 +242,11 @@ _MEANT: Final[Mapping[type[BaseModel], Mapping[str, str]]] = {
     Experiment: {"resources": "resources_needed", "pythonversion": "pythonver", "arguments": "args"},
 }
 
-_CODEC: Final = Codec(Request, meant=_MEANT)
+
+@cache
+def _codec() -> Codec[Request]:
+    # Made when it is first asked for: whoever reads no request does not wait for it.
+    return Codec(Request, meant=_MEANT)
 
 
 def loads(data: bytes | str, *, keep_unknown: bool = False) -> Request:
@@ -255,7 +259,7 @@ def loads(data: bytes | str, *, keep_unknown: bool = False) -> Request:
     Raises:
         RequestError: not JSON (names line and column), or fields that do not fit (names every path); never a value.
     """
-    request, warnings = _CODEC.decode(data, keep_unknown=keep_unknown)
+    request, warnings = _codec().decode(data, keep_unknown=keep_unknown)
     if warnings:
         request._warnings = warnings  # noqa: SLF001  this module is what fills it
     return request
@@ -268,7 +272,7 @@ def dumps(request: Request) -> bytes:
         RequestError: attributes were set to what the wire cannot hold, or a secret came out of a pickle, which drops
             values; names every path.
     """
-    return _CODEC.encode(request)
+    return _codec().encode(request)
 
 
 @cache
