@@ -41,7 +41,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
 from artifacts.errors import RequestError
-from creds.models import Secret
+from creds.secret import Secret
 
 MAX_DEPTH: Final = 10_000
 
@@ -1045,13 +1045,14 @@ class Codec(Generic[Model]):
         self._private = self._root.private
         # The compiled parser would take the models' own validators for theirs, unless they are not complete. Only names
         # are cached: the cache outlives the document, and values may be secrets.
-        for known in self._structs:
+        complete = {known: known.__pydantic_complete__ for known in self._structs}
+        for known in complete:
             known.__pydantic_complete__ = False
         try:
             self._parser = SchemaValidator(self._root.schema(), {"cache_strings": "keys"})
         finally:
-            for known in self._structs:
-                known.__pydantic_complete__ = True
+            for known, before in complete.items():
+                known.__pydantic_complete__ = before
 
     def decode(self, data: bytes | str, *, keep_unknown: bool = False) -> tuple[Model, tuple[str, ...]]:
         """Read a document; also returns a line for each unread name that looks like a known one.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISDIR
-from typing import IO, Any, Self, cast
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from artifacts import transfer
 from artifacts.archive.pack import scan
@@ -23,10 +23,12 @@ from artifacts.events import OnEvent, Receipt, Report, Started, error_facts, res
 from artifacts.limits import FREE_SPACE, Budget, free_bytes
 from creds.errors import LocationError, ObjectChanged, ObjectNotFound, ToolkitError
 from creds.location import Location
-from creds.models import Credentials
 from creds.policy import Policy
 from creds.resolve import Resolved, resolve
 from creds.store import Buffer, Cancel, ObjectMeta, Reading, StoreOptions
+
+if TYPE_CHECKING:
+    from creds.models import Credentials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from artifacts.errors import RequestError
 from artifacts.gojson import OMIT_EMPTY, Codec
-from creds.models import AWSCredential, Credentials, JWTCredential, PlainCredential, Secret
+from creds.models import AWSCredential, Credentials, JWTCredential, PlainCredential
+from creds.secret import Secret
 
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Uint64 = Annotated[int, Field(ge=0, lt=2**64)]

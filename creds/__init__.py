@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from creds.models import Credentials as Credentials
     from creds.models import JWTCredential as JWTCredential
     from creds.models import PlainCredential as PlainCredential
-    from creds.models import Secret as Secret
     from creds.policy import Decision as Decision
     from creds.policy import Policy as Policy
     from creds.policy import Verdict as Verdict
     from creds.resolve import Resolved as Resolved
     from creds.resolve import open_store as open_store
+    from creds.secret import Secret as Secret
     from creds.store import S3 as S3
     from creds.store import Cancel as Cancel
     from creds.store import ObjectMeta as ObjectMeta
@@ -104,7 +104,7 @@ _HOMES = {
     "Retries": "creds.store",
     "Retry": "creds.store",
     "S3": "creds.store",
-    "Secret": "creds.models",
+    "Secret": "creds.secret",
     "Ssh": "creds.store",
     "Step": "creds.doctor",
     "Store": "creds.store",

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from creds.endpoint import AWS, Endpoint
 from creds.errors import (
@@ -30,9 +30,12 @@ from creds.errors import (
     UnsupportedCredential,
 )
 from creds.location import DEFAULT_REGION, Location, aws_host, is_aws_region, split_url
-from creds.models import AWSCredential, Credentials, PlainCredential, Secret
+from creds.secret import Secret
 from creds.store import StoreOptions
 from creds.tokens import LiteralToken, TokenSource
+
+if TYPE_CHECKING:
+    from creds.models import AWSCredential, Credentials, PlainCredential
 
 _LOG = logging.getLogger("creds")
 _HEADER_TEXT = re.compile(r"[!-~]+")

@@ -1,77 +1,16 @@
 """What a request carries to prove who it is: plain, JWT and AWS credentials, as frozen values.
 
-Secrets are a type of their own: whatever prints, logs, pickles or dumps one of these models shows a mask.
-``get_secret_value()`` is the one way out. Attribute names are the wire's names.
+Whatever prints, logs, pickles or dumps one of these models shows a mask for its secrets. Attribute names are the
+wire's names.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict
 
-from creds.errors import CredentialError
-
-_MASK = "**********"
-
-
-class Secret(SecretStr):
-    """A string that shows itself only through :meth:`get_secret_value`.
-
-    Equal and hashed by value; copies, deep ones too, keep the value, since it cannot change. A pickle does not carry
-    it: what comes out of one is masked for good, equal to nothing but itself.
-    """
-
-    def get_secret_value(self) -> str:
-        """The value itself.
-
-        Raises:
-            CredentialError: this object came out of a pickle, which does not carry secrets.
-        """
-        value: str | None = self._secret_value
-        if value is None:
-            raise CredentialError(
-                "this secret was masked when it was pickled",
-                hint="send the request document instead of a pickle of it",
-            )
-        return value
-
-    def __bool__(self) -> bool:
-        return self._secret_value is None or bool(self._secret_value)
-
-    def __len__(self) -> int:
-        return len(self.get_secret_value())
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        if not isinstance(other, Secret) or self._secret_value is None or other._secret_value is None:
-            return False
-        return super().__eq__(other)
-
-    def __hash__(self) -> int:
-        return id(self) if self._secret_value is None else hash(self._secret_value)
-
-    def __str__(self) -> str:
-        return _MASK if self else ""
-
-    def __repr__(self) -> str:
-        return f"Secret({str(self)!r})"
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_masked, ()) if self else (Secret, ("",))  # an empty one has nothing to hide
-
-
-def _masked() -> Secret:
-    secret = Secret("")
-    secret._secret_value = None  # type: ignore[assignment]  # noqa: SLF001  None marks what a pickle dropped
-    return secret
+from creds.secret import Secret
 
 
 class _Credential(BaseModel):  # noqa: PLW1641  pydantic makes the hash of a frozen model

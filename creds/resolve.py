@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from creds.errors import (
     AmbiguousCredential,
@@ -38,11 +38,14 @@ from creds.keys import (
     resolve_region,
 )
 from creds.location import Location, address_of, aws_host, aws_url, quoted, split_server, split_url
-from creds.models import Credentials, PlainCredential, Secret
 from creds.policy import Decision, Endpoint, Policy, Verdict
+from creds.secret import Secret
 from creds.store import Store, StoreOptions, Tls
 from creds.sts import AssumeRole, WebIdentity, sts_url
 from creds.tokens import LiteralToken, TokenSource, name_of, read, shown, taken
+
+if TYPE_CHECKING:
+    from creds.models import Credentials, PlainCredential
 
 _ADDRESSING = ("auto", "path", "virtual")
 _CHECKSUMS = ("auto", "always", "never")

@@ -19,7 +19,7 @@ from xml.parsers import expat
 
 from creds.errors import PolicyError, RefreshError
 from creds.keys import AwsKeys, CredentialProvider, renewed
-from creds.models import Secret
+from creds.secret import Secret
 from creds.store import StoreOptions, Sts
 from creds.tokens import Claims, LiteralToken, TokenSource, name_of, read, shown, taken
 from creds.web import Answer, ask

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from creds.errors import CredentialError, CredsError, MissingCredential, RefreshError, ToolkitError
-from creds.models import Secret
+from creds.secret import Secret
 from creds.store import StoreOptions
 from creds.web import Answer, ask
 

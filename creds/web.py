@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from creds.errors import RefreshError, bare
 from creds.location import split_url
-from creds.models import Secret
+from creds.secret import Secret
 from creds.store import Retry, StoreOptions, Tls
 
 if TYPE_CHECKING:

@@ -15,17 +15,19 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "creds/errors.py": (),
     "creds/store.py": ("creds.errors",),
-    "creds/models.py": ("creds.errors",),
+    "creds/secret.py": ("creds.errors",),
+    "creds/models.py": ("creds.errors", "creds.secret"),
     "creds/retry.py": ("creds.errors", "creds.store"),
     "creds/location.py": ("creds.errors",),
     "creds/endpoint.py": ("creds.errors", "creds.location", "creds.models", "creds.store"),
     "creds/policy.py": ("creds.endpoint", "creds.errors", "creds.location"),
-    "creds/web.py": ("creds.errors", "creds.location", "creds.models", "creds.retry", "creds.store"),
-    "creds/tokens.py": ("creds.errors", "creds.models", "creds.store", "creds.web"),
+    "creds/web.py": ("creds.errors", "creds.location", "creds.retry", "creds.secret", "creds.store"),
+    "creds/tokens.py": ("creds.errors", "creds.secret", "creds.store", "creds.web"),
     "creds/keys.py": (
-        *("creds.endpoint", "creds.errors", "creds.location", "creds.models", "creds.store", "creds.tokens"),
+        *("creds.endpoint", "creds.errors", "creds.location", "creds.models", "creds.secret", "creds.store"),
+        "creds.tokens",
     ),
-    "creds/sts.py": ("creds.errors", "creds.keys", "creds.models", "creds.store", "creds.tokens", "creds.web"),
+    "creds/sts.py": ("creds.errors", "creds.keys", "creds.secret", "creds.store", "creds.tokens", "creds.web"),
     "creds/stores/": ("creds.errors", "creds.store", "creds.retry", "creds.keys", "creds.models"),
     "creds/pacing.py": ("creds.store",),
     "creds/resolve.py": ("creds.",),
@@ -37,8 +39,14 @@ ALLOWED = {
     "artifacts/limits.py": ("artifacts.errors",),
     "artifacts/events.py": ("creds.errors", "creds.resolve", "creds.store"),
     "artifacts/archive/": ("artifacts.errors", "artifacts.limits", "artifacts.text", "creds.store"),
-    "artifacts/gojson.py": ("artifacts.errors", "creds.models"),
-    "artifacts/request.py": ("artifacts.errors", "artifacts.gojson", "creds.models", "creds.errors"),
+    "artifacts/gojson.py": ("artifacts.errors", "creds.secret"),
+    "artifacts/request.py": (
+        "artifacts.errors",
+        "artifacts.gojson",
+        "creds.errors",
+        "creds.models",
+        "creds.secret",
+    ),
     "artifacts/state.py": ("artifacts.errors",),
     "artifacts/transfer.py": (
         "artifacts.archive",
@@ -48,7 +56,7 @@ ALLOWED = {
         "creds.errors",
     ),
 }
-PUBLIC_OF_CREDS = "creds.doctor creds.endpoint creds.tokens creds.errors creds.keys creds.location creds.models creds.policy creds.resolve creds.store".split()
+PUBLIC_OF_CREDS = "creds.doctor creds.endpoint creds.tokens creds.errors creds.keys creds.location creds.models creds.policy creds.resolve creds.secret creds.store".split()
 
 
 def imports(path: Path) -> set[str]:
@@ -130,3 +138,9 @@ def test_planning_loads_no_engine():
         'plan(loads(b\'{"experiment":{"artifacts":{"a":{"qualified":"s3://bucket/key"}}}}\'))'
     )
     assert loaded(code) & {"boto3", "botocore", "obstore"} == set()
+
+
+def test_an_object_without_a_credential_needs_no_pydantic():
+    """Reaching one object as nobody in particular waits for neither pydantic nor boto3."""
+    code = "from artifacts.objects import Access\nAccess().resolve('s3+http://127.0.0.1:1/bucket/key').open().close()"
+    assert loaded(code) & {"boto3", "botocore", "pydantic"} == set()

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from creds.errors import CredentialError
-from creds.models import AWSCredential, Credentials, JWTCredential, PlainCredential, Secret
+from creds.models import AWSCredential, Credentials, JWTCredential, PlainCredential
+from creds.secret import Secret
 
 PLANTED = "planted-7f3a"
 ALL = Credentials(

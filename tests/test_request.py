@@ -22,7 +22,8 @@ from artifacts.request import (
     loads_credentials,
     parse_size,
 )
-from creds.models import AWSCredential, Credentials, JWTCredential, Secret
+from creds.models import AWSCredential, Credentials, JWTCredential
+from creds.secret import Secret
 
 PLANTED = "planted-7f3a"
 

@@ -21,7 +21,7 @@ from rich.traceback import Traceback
 
 from creds.errors import CredentialError, MissingCredential, RefreshError, ToolkitError
 from creds.keys import TokenCache
-from creds.models import Secret
+from creds.secret import Secret
 from creds.store import Retries, StoreOptions
 from creds.testing import FakeClock, OidcIssuer
 from creds.tokens import MAX_CHARS, LiteralToken, TokenFile, TokenVariable, Verifier, read, taken

@@ -19,8 +19,8 @@ from artifacts.cli.session import Session, print_json
 from artifacts.errors import DiskError
 from artifacts.limits import Limits
 from creds.endpoint import AWS
-from creds.models import Secret
 from creds.policy import Endpoint
+from creds.secret import Secret
 from creds.store import DEFAULT_WINDOW_BYTES, Retries, StoreOptions
 
 _HIDDEN = "***"

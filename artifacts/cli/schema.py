@@ -17,7 +17,7 @@ from artifacts.errors import RequestError
 from artifacts.request import parse_size
 from creds.endpoint import check_pattern
 from creds.errors import LocationError
-from creds.models import Secret
+from creds.secret import Secret
 
 VERSION: Literal[1] = 1
 
