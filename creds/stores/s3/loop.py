@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Coroutine
+from concurrent.futures import CancelledError
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 _NAME = "creds-store-loop"
 _JOIN_SECONDS = 10.0
 _OWED_SECONDS = 2.0
+_LOOK_SECONDS = 1.0  # how often who waits looks whether the loop still runs
 
 
 class _Owed(asyncio.Future[Any]):
@@ -62,6 +65,74 @@ async def owed(result: Awaitable[T]) -> T:
     return await result
 
 
+class Call(Generic[T]):
+    """A coroutine on the loop, for a thread that waits for it: what costs least for the many small ones.
+
+    Args:
+        coroutine: closed when the loop is.
+        known: a lock that is held; released at the latest when the coroutine has ended.
+
+    Raises:
+        RuntimeError: the loop is closed.
+    """
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, known: threading.Lock | None = None
+    ) -> None:
+        self._coroutine = coroutine
+        self._loop = loop
+        self._known = known
+        self._task: asyncio.Task[T] | None = None
+        self._over = threading.Lock()
+        self._over.acquire()
+        try:
+            loop.call_soon_threadsafe(self._start)
+        except RuntimeError:
+            coroutine.close()
+            raise
+
+    def result(self) -> T:
+        """What the coroutine returns or raises; CancelledError if it was cancelled, or the loop closed."""
+        wait(self._over, self._loop)
+        self._over.release()
+        if self._task is None or self._task.cancelled():
+            raise CancelledError
+        return self._task.result()
+
+    def cancel(self) -> None:
+        """End the coroutine where it is; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    # On the loop.
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._end)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # asked for, or asyncio would tell of it where nobody asks for the result
+        if self._known is not None and self._known.locked():
+            self._known.release()
+        self._over.release()
+
+
+def wait(lock: threading.Lock, loop: asyncio.AbstractEventLoop) -> None:
+    """Take a lock that is released on the loop.
+
+    Raises:
+        CancelledError: the loop is closed, and nothing of it will come.
+    """
+    while not lock.acquire(timeout=_LOOK_SECONDS):
+        if loop.is_closed():
+            raise CancelledError
+
+
 class Loop:
     """An event loop in a thread of its own: obstore's calls run here, and cancelling one closes its socket at once."""
 
@@ -77,10 +148,10 @@ class Loop:
         self.loop.close()
 
     async def _end(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         ends = self.loop.time() + _OWED_SECONDS
         # Polled, because the last thing an obstore thread does is not an event that anybody could be told of.
         while self.loop.owing and self.loop.time() < ends:  # noqa: ASYNC110 - see above

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from concurrent.futures import CancelledError
+from typing import Any, NoReturn
 
 from creds import retry
 from creds.errors import ObjectNotFound, StoreError, StoreUnavailable, ToolkitError, Unauthenticated
@@ -15,13 +14,13 @@ from creds.store import Buffer, ObjectMeta
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Reader
 from creds.stores.s3.errors import cause_of, error_of, from_obstore, is_unranged
-from creds.stores.s3.loop import owed
+from creds.stores.s3.loop import Call, owed, wait
 from creds.stores.s3.meta import is_strong
 from creds.stores.s3.reading import S3Reading
 from creds.stores.s3.verb import Verb
 from creds.stores.wire import spawn
 
-T = TypeVar("T")
+_SMALL_BYTES = 256 << 10  # an object this small is told of when it is here: waking its reader twice would cost more
 
 
 class Unranged(StoreError):
@@ -43,7 +42,7 @@ class Ranges(S3Reading):
         super().__init__(verb, start, if_match)
         self._part = verb.bucket.options.part_bytes
         self._next = start  # where the next part to ask for begins
-        self._pending: deque[tuple[int, concurrent.futures.Future[Any]]] = deque()
+        self._pending: deque[tuple[int, Call[Any]]] = deque()
         self._handed = 0  # bytes of the buffer handed out last: counted until the next one is asked for
         self._stack.callback(self._stop)
 
@@ -59,11 +58,13 @@ class Ranges(S3Reading):
             self._verb.cancel.check()
             self._stack.enter_context(self._verb.cancel.calling(self._stop))
         self._loop = self._verb.bucket.loop()
-        known: concurrent.futures.Future[None] = concurrent.futures.Future()
+        known = threading.Lock()
+        known.acquire()
         self._share.take(self._part)
         first = self._submit(self._part, self._verb.bucket.reader(self._verb.cancel), known)
-        first.add_done_callback(lambda done: _pass_on(done, known))
-        self._wait(known)
+        wait(known, self._loop)
+        if self._meta is None:
+            self._result(first)
         count = max(0, min(self._part, self._size - self._next))
         self._share.give(self._part - count)
         self._pending[0] = (count, first)
@@ -79,8 +80,8 @@ class Ranges(S3Reading):
             self._fill(reader)
             if not self._pending:
                 raise StopIteration
-            count, future = self._pending[0]
-        content = self._wait(future)
+            count, call = self._pending[0]
+        content = self._result(call)
         with self._lock:
             self._check_open()
             self._pending.popleft()
@@ -106,36 +107,32 @@ class Ranges(S3Reading):
             self._submit(count, reader)
             self._next += count
 
-    def _submit(
-        self, count: int, reader: Reader, known: concurrent.futures.Future[None] | None = None
-    ) -> concurrent.futures.Future[Any]:
-        part = self._get(self._next, count, reader, known)
+    def _submit(self, count: int, reader: Reader, known: threading.Lock | None = None) -> Call[Any]:
         try:
-            future = asyncio.run_coroutine_threadsafe(part, self._loop)
+            call = Call(self._get(self._next, count, reader, known), self._loop, known)
         except RuntimeError:
             # The store was closed meanwhile, and its loop with it.
-            part.close()
             raise self._was_closed() from None
-        self._pending.append((count, future))
-        return future
+        self._pending.append((count, call))
+        return call
 
-    def _wait(self, future: concurrent.futures.Future[T]) -> T:
+    def _result(self, call: Call[Any]) -> Any:
         try:
-            return future.result()
-        except concurrent.futures.CancelledError:
+            return call.result()
+        except CancelledError:
             if self._verb.cancel is not None:
                 self._verb.cancel.check()
             raise self._was_closed() from None
 
     def _stop(self) -> None:
         with self._lock:
-            for _, future in self._pending:
-                future.cancel()
+            for _, call in self._pending:
+                call.cancel()
 
     # On the event loop.
 
-    async def _get(self, start: int, count: int, reader: Reader, known: concurrent.futures.Future[None] | None) -> Any:
-        """One part, whole. ``known`` is told when the first headers are here."""
+    async def _get(self, start: int, count: int, reader: Reader, known: threading.Lock | None) -> Any:
+        """One part, whole. ``known`` is released when the first headers are here, unless the rest is soon."""
 
         async def refreshed(error: ToolkitError) -> bool:
             nonlocal reader
@@ -149,14 +146,18 @@ class Ranges(S3Reading):
                 reader = renewed
             return renewed is not None
 
+        from obstore.exceptions import BaseError
+
         async def attempt() -> Any:
             result = await self._request(reader.engine, start, count)
-            if known is not None and not known.done():
-                known.set_result(None)
             if result is None:
                 return b""
-            with self._speaking():
+            if known is not None and self._size > _SMALL_BYTES and known.locked():
+                known.release()
+            try:
                 content = await owed(result.bytes_async())
+            except (BaseError, OSError) as error:
+                self._explain(error)
             if len(content) != min(count, self._size - start):
                 raise self._verb.failed(StoreUnavailable, "the answer was cut short")
             return content
@@ -190,36 +191,20 @@ class Ranges(S3Reading):
 
     async def _send(self, engine: Any, **options: Any) -> tuple[Any, ObjectMeta]:
         import obstore
+        from obstore.exceptions import BaseError
 
         condition = self._condition()
         if condition is not None:
             options["if_match"] = condition
-        with self._speaking():
+        try:
             result = await owed(obstore.get_async(engine, self._verb.key, options=options))  # type: ignore[arg-type]  # a TypedDict made in steps
+        except (BaseError, OSError) as error:
+            self._explain(error)
         return result, meta.of_obstore(self._verb.key, result.meta)
 
-    @contextmanager
-    def _speaking(self) -> Iterator[None]:
-        """Turn what obstore raises in the block into this toolkit's errors."""
-        from obstore.exceptions import BaseError
-
-        try:
-            yield
-        except ToolkitError:
-            raise
-        except (BaseError, OSError) as error:
-            if self._meta is None and is_unranged(error):
-                raise Unranged("not a ranged answer") from None
-            answer = from_obstore(error, self._verb.key)
-            raise error_of(answer, "open", self._verb.where) from cause_of(error, answer)
-
-
-def _pass_on(done: concurrent.futures.Future[Any], known: concurrent.futures.Future[None]) -> None:
-    """A first part that ends before its headers came ends the wait for them."""
-    if known.done():
-        return
-    if done.cancelled():
-        known.cancel()
-        known.set_running_or_notify_cancel()
-    elif (error := done.exception()) is not None:
-        known.set_exception(error)
+    def _explain(self, error: Exception) -> NoReturn:
+        """Raise what obstore raised as one of this toolkit's errors."""
+        if self._meta is None and is_unranged(error):
+            raise Unranged("not a ranged answer") from None
+        answer = from_obstore(error, self._verb.key)
+        raise error_of(answer, "open", self._verb.where) from cause_of(error, answer)
