@@ -431,7 +431,9 @@ class S3:
 
 
 class Sessions:
-    """What makes keys, shared by all stores that would make the same: one session for many objects, not one each.
+    """What makes keys, and what is known of servers, shared by all stores that would make or learn the same.
+
+    One session serves many objects, rather than one each.
 
     Args:
         most: how many are kept; the one that was asked for longest ago goes first.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from creds.errors import Cancelled, ObjectNotFound, StoreUnavailable, ToolkitError, Unauthenticated
-from creds.retry import Schedule, run, run_async
+from creds.retry import Schedule, Throttle, run, run_async
 from creds.store import Cancel, Retries, Retry
 
 
@@ -84,6 +85,45 @@ def test_retry_after_is_obeyed_up_to_the_bound() -> None:
         error = StoreUnavailable("busy")
         error.retry_after_seconds = asked
         assert Schedule("op", retries, random=lambda: 1.0).wait_seconds(error) == expected
+
+
+def test_throttling_holds_every_call_to_the_host() -> None:
+    # A 503 or 429 to one call is waited out by all that share the throttle, each with a rest of its own; a server
+    # that broke is not.
+    clock = Clock()
+    retries = Retries(for_seconds=1000, first_wait_seconds=4, max_wait_seconds=8)
+    throttle = Throttle(clock, lambda: 0.5)
+    one, other = (Schedule("op", retries, clock=clock, throttle=throttle, random=lambda: 0.0) for _ in range(2))
+    assert one.wait_seconds(StoreUnavailable("broke", http_status=500)) == 0.0
+    assert other.hold_seconds() == 0.0
+    assert one.wait_seconds(StoreUnavailable("busy", http_status=503)) == 4.0  # half its bound at the least
+    assert other.hold_seconds() == 5.0
+    clock.now += 3
+    assert other.hold_seconds() == 1.25
+    assert other.wait_seconds(StoreUnavailable("busy", http_status=429)) == 2.0
+    clock.now += 2
+    assert (one.hold_seconds(), other.hold_seconds()) == (0.0, 0.0)
+    assert Schedule("op", retries, clock=clock).hold_seconds() == 0.0
+
+
+def test_a_held_call_waits_and_is_stopped() -> None:
+    # Neither loop tries before the hold is over, and a hold ends when the work is stopped.
+    throttle = Throttle()
+    throttle.slow(0.05)
+    began = time.monotonic()
+    assert run(lambda: time.monotonic() - began >= 0.05, quick(throttle=throttle))
+    throttle.slow(0.05)
+    began = time.monotonic()
+
+    async def work() -> bool:
+        return time.monotonic() - began >= 0.05
+
+    assert asyncio.run(run_async(work, quick(throttle=throttle)))
+    throttle.slow(3600)
+    cancel = Cancel()
+    threading.Timer(0.05, cancel.cancel).start()
+    with pytest.raises(Cancelled):
+        run(lambda: pytest.fail("tried"), quick(throttle=throttle), cancel=cancel)
 
 
 @pytest.mark.parametrize("error", [ObjectNotFound("no"), Cancelled("stop"), ValueError("a bug")])

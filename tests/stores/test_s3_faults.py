@@ -28,7 +28,7 @@ from creds.errors import (
     Unauthenticated,
 )
 from creds.keys import AwsKeys
-from creds.store import Cancel, Retries, Retry, Window
+from creds.store import Cancel, Retries, Retry, Sessions, Window
 from creds.stores.s3 import S3Store
 from creds.testing import Fault, FaultProxy
 
@@ -159,6 +159,36 @@ def test_slow_down(make: Callable[..., S3Store], direct: S3Store, proxy: FaultPr
     proxy.add(Fault(match="^PUT", status=503, headers={"Retry-After": "1"}))
     make(retries=Retries(first_wait_seconds=0.0, max_wait_seconds=0.07)).write("k", [b"x"], on_retry=retried.append)
     assert [r.wait_seconds for r in retried] == [0.07]
+
+
+@pytest.mark.parametrize("asked", ["open", "write"])
+def test_slow_down_slows_all(make: Callable[..., S3Store], direct: S3Store, proxy: FaultProxy, asked: str) -> None:
+    # What one call was told holds all others to that host back, of other stores with the same sessions too.
+    direct.write("k", [b"content"])
+    sessions, waits = Sessions(), Retries(first_wait_seconds=0.2, max_wait_seconds=0.4)
+    told: list[tuple[float, float]] = []
+    other_ended: list[float] = []
+    refused, other = make(sessions=sessions, retries=waits), make(sessions=sessions, retries=waits)
+
+    def ask_other() -> None:
+        other.head("k")
+        other_ended.append(time.monotonic())
+
+    thread = threading.Thread(target=ask_other)
+
+    def on_retry(retry: Retry) -> None:
+        told.append((time.monotonic(), retry.wait_seconds))
+        thread.start()
+
+    proxy.add(Fault(match="^(GET|PUT)", status=503))
+    if asked == "open":
+        refused.open("k", on_retry=on_retry).__exit__(None, None, None)
+    else:
+        refused.write("k", [b"x"], on_retry=on_retry)
+    thread.join()
+    [(at, wait)] = told
+    assert 0.1 <= wait <= 0.4
+    assert other_ended[0] >= at + wait - 0.02  # between the throttle's clock and the test's
 
 
 @pytest.mark.parametrize("verb", ["open", "odd", "head", "write", "delete", "list"])

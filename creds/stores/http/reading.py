@@ -160,7 +160,12 @@ class HttpReading:
         if self.pinned == "none" and self._position > wanted.start:
             chunk = self._read(login)  # nothing would tell whether the rest is of the same generation
         else:
-            schedule = retry.Schedule("open", self._transport.options.retries, on_retry=wanted.on_retry)
+            schedule = retry.Schedule(
+                "open",
+                self._transport.options.retries,
+                on_retry=wanted.on_retry,
+                throttle=self._transport.throttle,
+            )
             chunk = retry.run(lambda: self._read(login), schedule, cancel=wanted.cancel, refresh=login.renewed)
         if not chunk:
             self._ended = True

@@ -90,6 +90,7 @@ class Transport:
         self.options = options
         self._authorization = authorization
         self._redirect = redirect
+        self.throttle = options.sessions.shared(("throttle", base), retry.Throttle)
         self._connections = Connections(base, options, addresses, location, trusted)
 
     @property
@@ -115,7 +116,7 @@ class Transport:
     ) -> T:
         """Do idempotent ``work`` with retries, and stop waiting for it when ``cancel`` is set."""
         login = self.login()
-        schedule = retry.Schedule(op, retries or self.options.retries, on_retry=on_retry)
+        schedule = retry.Schedule(op, retries or self.options.retries, on_retry=on_retry, throttle=self.throttle)
 
         def renewed(error: ToolkitError) -> bool:
             return isinstance(error, Unauthenticated) and stoppable(lambda: login.renewed(error), cancel)

@@ -53,6 +53,7 @@ class Bucket:
         self.name = name
         self.options = options
         self.window = options.window or Window()
+        self.throttle = options.sessions.shared(("throttle", endpoint_url or region), retry.Throttle)
         self.checksums = checksums
         self.location = location
         self.signs = provider is not None

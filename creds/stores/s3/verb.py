@@ -87,7 +87,12 @@ class Verb:
 
     def schedule(self, retries: Retries | None = None) -> retry.Schedule:
         """When, and whether, this verb tries again."""
-        return retry.Schedule(self.op, retries or self.bucket.options.retries, on_retry=self.on_retry)
+        return retry.Schedule(
+            self.op,
+            retries or self.bucket.options.retries,
+            on_retry=self.on_retry,
+            throttle=self.bucket.throttle,
+        )
 
     def head(self) -> ObjectMeta:
         """What the server says of the key, asked in this thread."""
