@@ -90,7 +90,7 @@ class Transport:
         self.options = options
         self._authorization = authorization
         self._redirect = redirect
-        self.throttle = options.sessions.shared(("throttle", base), retry.Throttle)
+        self.throttle = options.sessions.shared(("throttle", base.scheme, base.host, base.port), retry.Throttle)
         self._connections = Connections(base, options, addresses, location, trusted)
 
     @property
