@@ -480,7 +480,8 @@ class StoreOptions:
         proxies: URL by scheme (``http``, ``https``) and ``no`` (comma-separated hosts); None reads ``HTTP_PROXY``,
             ``HTTPS_PROXY`` and ``NO_PROXY`` once, the one documented exception to taking nothing from the environment.
         part_bytes: the smallest part of a ranged read or a multipart upload.
-        parallel_parts: parts of one object in flight at the most.
+        parallel_parts: parts of one object in flight; up to four times as many are read ahead where the server is so
+            far away that its latency would be felt.
     """
 
     connect_timeout_seconds: float = 10.0

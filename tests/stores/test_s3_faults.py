@@ -562,26 +562,57 @@ def test_cancel_while_nobody_reads(make: Callable[..., S3Store], seaweed: server
         wait_until(lambda: own_threads() == [])
 
 
-def test_window_is_held(make: Callable[..., S3Store], direct: S3Store) -> None:
-    # Reads ahead and parts stay within the window, and give all of it back.
+class Watched(Window):
+    """A window that remembers the most bytes it has held."""
+
     most = 0
 
-    class Watched(Window):
-        def __setattr__(self, name: str, value: Any) -> None:
-            nonlocal most
-            if name == "used_bytes":
-                most = max(most, value)
-            super().__setattr__(name, value)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "used_bytes":
+            super().__setattr__("most", max(self.most, value))
+        super().__setattr__(name, value)
 
+
+def test_window_is_held(make: Callable[..., S3Store], direct: S3Store) -> None:
+    # Reads ahead and parts stay within the window, and give all of it back.
     window = Watched(3 * MIB)
     store = make(window=window, parallel_parts=8)
     direct.write("k", [BIG])
     with store.open("k") as reading:
         assert sum(map(len, reading)) == len(BIG)
-    assert 2 * MIB <= most <= 4 * MIB
+    assert 2 * MIB <= window.most <= 4 * MIB
     assert (window.used_bytes, window.streams) == (0, 0)
-    most = 0
+    window.most = 0
     window.max_bytes = 20 * MIB
     store.write("w", [BIG, BIG, BIG])
-    assert 16 * MIB <= most <= 28 * MIB
+    assert 16 * MIB <= window.most <= 28 * MIB
+    assert (window.used_bytes, window.streams) == (0, 0)
+
+
+def test_far_server_is_asked_for_more_at_once(make: Callable[..., S3Store], direct: S3Store, proxy: FaultProxy) -> None:
+    # Latency is hidden by more parts in flight, up to four times as many, beside the one in the reader's hands.
+    direct.write("k", [BIG])
+    proxy.add(Fault(match="^GET", delay_seconds=0.1, times=100))
+    window = Watched()
+    with make(window=window, parallel_parts=2).open("k") as reading:
+        assert b"".join(reading) == BIG
+    assert 4 * MIB <= window.most <= 9 * MIB
+
+
+def test_small_never_waits_for_big(make: Callable[..., S3Store], direct: S3Store) -> None:
+    # While one reading holds the whole window and nobody takes from it, others read and write, small and large.
+    direct.write("big", [BIG])
+    direct.write("small", [b"small"])
+    window = Window(4 * MIB)
+    store = make(window=window, parallel_parts=4)
+    with store.open("big") as big:
+        next(iter(big))
+        assert window.used_bytes == 4 * MIB
+        with store.open("small") as small:
+            assert b"".join(small) == b"small"
+        with store.open("big") as second:
+            assert b"".join(second) == BIG
+        assert store.write("one", [b"part"]).size_bytes == 4
+        assert store.write("parts", [BIG]).size_bytes == len(BIG)
+        assert window.used_bytes == 4 * MIB
     assert (window.used_bytes, window.streams) == (0, 0)

@@ -99,6 +99,11 @@ class Call(Generic[T]):
             raise CancelledError
         return self._task.result()
 
+    @property
+    def over(self) -> bool:
+        """Has the coroutine ended?"""
+        return not self._over.locked()
+
     def cancel(self) -> None:
         """End the coroutine where it is; from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended

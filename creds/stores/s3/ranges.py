@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections import deque
 from concurrent.futures import CancelledError
 from typing import Any, NoReturn
@@ -21,6 +23,8 @@ from creds.stores.s3.verb import Verb
 from creds.stores.wire import spawn
 
 _SMALL_BYTES = 256 << 10  # an object this small is told of when it is here: waking its reader twice would cost more
+_FARTHER = 4  # so many times the usual parts are ahead where the server is far away
+_HIDDEN = 8  # a wait for headers this much shorter than the content's own time costs too little to do more about
 
 
 class Unranged(StoreError):
@@ -43,6 +47,9 @@ class Ranges(S3Reading):
         self._part = verb.bucket.options.part_bytes
         self._next = start  # where the next part to ask for begins
         self._pending: deque[tuple[int, Call[Any]]] = deque()
+        self._ahead = verb.bucket.options.parallel_parts
+        self._latency = math.inf  # the shortest wait for headers: what is longer is load, here or there
+        self._far = False  # the last part's content came too fast to hide a latency like that
         self._handed = 0  # bytes of the buffer handed out last: counted until the next one is asked for
         self._stack.callback(self._stop)
 
@@ -81,6 +88,10 @@ class Ranges(S3Reading):
             if not self._pending:
                 raise StopIteration
             count, call = self._pending[0]
+            if self._far and not call.over:
+                # The reader is faster than the parts come, and they would come faster side by side.
+                self._ahead = min(self._ahead + 1, _FARTHER * self._verb.bucket.options.parallel_parts)
+                self._fill(reader)
         content = self._result(call)
         with self._lock:
             self._check_open()
@@ -98,7 +109,7 @@ class Ranges(S3Reading):
 
     def _fill(self, reader: Reader) -> None:
         """Ask for as many parts ahead as may be; the one that is wanted next always may."""
-        while self._next < self._size and len(self._pending) < self._verb.bucket.options.parallel_parts:
+        while self._next < self._size and len(self._pending) < self._ahead:
             count = min(self._part, self._size - self._next)
             if not self._pending and not self._handed:
                 self._share.take(count)
@@ -149,9 +160,11 @@ class Ranges(S3Reading):
         from obstore.exceptions import BaseError
 
         async def attempt() -> Any:
+            asked = time.monotonic()
             result = await self._request(reader.engine, start, count)
             if result is None:
                 return b""
+            begun = time.monotonic()
             if known is not None and self._size > _SMALL_BYTES and known.locked():
                 known.release()
             try:
@@ -160,6 +173,8 @@ class Ranges(S3Reading):
                 self._explain(error)
             if len(content) != min(count, self._size - start):
                 raise self._verb.failed(StoreUnavailable, "the answer was cut short")
+            self._latency = min(self._latency, begun - asked)
+            self._far = time.monotonic() - begun < _HIDDEN * self._latency
             return content
 
         return await retry.run_async(attempt, self._verb.schedule(), refresh=refreshed)
