@@ -28,6 +28,9 @@ Buffer = bytes | memoryview
 
 DEFAULT_WINDOW_BYTES = 96 << 20
 
+_FEW_PARTS = 4
+_LEAST_PART_BYTES = 1 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectMeta:
@@ -210,6 +213,11 @@ class Share:
             window.used_bytes += count
             self.held += count
             return True
+
+    def part_bytes(self, most: int) -> int:
+        """How large a part may be so that a few of them fit into a fair share: ``most``, less among many streams."""
+        few = self._window.max_bytes // (_FEW_PARTS * max(1, self._window.streams))
+        return min(most, max(few, _LEAST_PART_BYTES))
 
     def give(self, count: int) -> None:
         """Return what was taken."""

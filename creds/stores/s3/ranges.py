@@ -44,7 +44,7 @@ class Ranges(S3Reading):
 
     def __init__(self, verb: Verb, start: int, if_match: str | None) -> None:
         super().__init__(verb, start, if_match)
-        self._part = verb.bucket.options.part_bytes
+        self._part = self._share.part_bytes(verb.bucket.options.part_bytes)  # the first one's size
         self._next = start  # where the next part to ask for begins
         self._pending: deque[tuple[int, Call[Any]]] = deque()
         self._ahead = verb.bucket.options.parallel_parts
@@ -110,7 +110,8 @@ class Ranges(S3Reading):
     def _fill(self, reader: Reader) -> None:
         """Ask for as many parts ahead as may be; the one that is wanted next always may."""
         while self._next < self._size and len(self._pending) < self._ahead:
-            count = min(self._part, self._size - self._next)
+            most = self._share.part_bytes(self._verb.bucket.options.part_bytes)
+            count = min(most, self._size - self._next)
             if not self._pending and not self._handed:
                 self._share.take(count)
             elif not self._share.try_take(count):
