@@ -69,7 +69,7 @@ class Call(Generic[T]):
     """A coroutine on the loop, for a thread that waits for it: what costs least for the many small ones.
 
     Args:
-        coroutine: closed when the loop is.
+        coroutine: what is to be done.
         known: a lock that is held; released at the latest when the coroutine has ended.
 
     Raises:
@@ -93,7 +93,11 @@ class Call(Generic[T]):
 
     def result(self) -> T:
         """What the coroutine returns or raises; CancelledError if it was cancelled, or the loop closed."""
-        wait(self._over, self._loop)
+        try:
+            wait(self._over, self._loop)
+        except CancelledError:
+            self._coroutine.close()  # it never began
+            raise
         self._over.release()
         if self._task is None or self._task.cancelled():
             raise CancelledError

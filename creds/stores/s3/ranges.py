@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -69,7 +70,8 @@ class Ranges(S3Reading):
         known.acquire()
         self._share.take(self._part)
         first = self._submit(self._part, self._verb.bucket.reader(self._verb.cancel), known)
-        wait(known, self._loop)
+        with contextlib.suppress(CancelledError):  # the store was closed, as the result will say
+            wait(known, self._loop)
         if self._meta is None:
             self._result(first)
         count = max(0, min(self._part, self._size - self._next))
