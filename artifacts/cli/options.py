@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from artifacts.objects import Access
     from artifacts.request import Request
     from artifacts.staging import StagingDir
+    from creds.models import Credentials
     from creds.policy import Endpoint, Policy
     from creds.store import S3, StoreOptions
 
@@ -528,13 +529,12 @@ def access(
 ) -> Access:
     """As whom these URLs are reached; the caller's own AWS setup is never used unsaid."""
     from artifacts.objects import Access
-    from creds.models import AWSCredential, Credentials
 
     chosen = (credentials is not None, anonymous, profile is not None, rest["token_file"] is not None)
     if sum(chosen) > 1:
         raise click.UsageError("--credentials, --anonymous, --profile and --token-file exclude each other")
     # Of nobody's nothing is left to say: an endpoint's entry has no part in it either.
-    given = Credentials(aws=AWSCredential()) if anonymous else read_credentials(credentials)
+    given = _nobodys() if anonymous else read_credentials(credentials)
     own = given is None and rest["token_file"] is None
     policy, options, _ = caller(session, ambient=False, profile=profile, chain=own and profile is None, **rest)
     if own:
@@ -542,6 +542,12 @@ def access(
             if line is not None:
                 session.say(f"credentials: {line}")
     return Access(credentials=given, options=options, policy=policy)
+
+
+def _nobodys() -> Credentials:
+    from creds.models import AWSCredential, Credentials
+
+    return Credentials(aws=AWSCredential())
 
 
 def _whose(session: Session, policy: Policy, url: str, profile: str | None) -> str | None:
