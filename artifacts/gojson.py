@@ -105,8 +105,8 @@ class Number(str):
 
 
 def number_text(value: float) -> str:
-    """``value`` as Go writes a float64. Raises ValueError if it is not finite, OverflowError if it is too large."""
-    text = repr(float(value))
+    """``value`` as Go writes a float64. Raises ValueError if it is not finite."""
+    text = repr(value)
     if text[-2:] == ".0":
         return text[:-2]
     if "e" in text:
@@ -177,7 +177,7 @@ _SCALARS: Final[Mapping[type, Callable[[Any], str]]] = {
     bool: {True: "true", False: "false"}.__getitem__,
     str: quote,
     float: number_text,
-    int: number_text,
+    int: lambda value: number_text(float(value)),
     Number: str,
 }
 
@@ -427,25 +427,27 @@ class _Scalar(_Kind):
         return self.zero_value if draft is None else draft
 
 
-def _untyped_text(value: Any, depth: int = 0) -> str:
-    """As :func:`any_text`, with recursion while that is cheap."""
-    kind = type(value)
-    if write := _SCALARS.get(kind):
-        return write(value)
-    if kind is dict and depth < _SHALLOW:
-        depth += 1
-        members = [
-            quote(name) + ":" + (quote(item) if type(item := value[name]) is str else _untyped_text(item, depth))
-            for name in sorted(value)
-        ]
-        return "{" + ",".join(members) + "}"
-    if kind is list and depth < _SHALLOW:
-        depth += 1
-        return "[" + ",".join([_untyped_text(item, depth) for item in value]) + "]"
-    return any_text(value)
+def _untyped_text(value: Any) -> str:
+    """As :func:`any_text`, by recursion while there is room for it."""
+    try:
+        return _TEXTS[type(value)](value)
+    except (KeyError, RecursionError):
+        return any_text(value)
 
 
-_SHALLOW: Final = 20
+def _dict_text(value: dict[str, Any]) -> str:
+    members = []
+    for name in sorted(value):
+        item = value[name]
+        members.append(f"{quote(name)}:{_TEXTS[type(item)](item)}")
+    return f"{{{','.join(members)}}}"
+
+
+def _list_text(value: list[Any]) -> str:
+    return f"[{','.join([_TEXTS[type(item)](item) for item in value])}]"
+
+
+_TEXTS: Final[Mapping[type, Callable[[Any], str]]] = {**_SCALARS, dict: _dict_text, list: _list_text}
 
 
 def _secret_text(value: Any) -> str:
@@ -533,7 +535,7 @@ class _Float(_Kind):
     def write(self, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError("not a number")
-        return number_text(value)
+        return number_text(float(value))
 
 
 class _Untyped(_Kind):
@@ -630,7 +632,7 @@ class _StringMap(_Kind):
         return strings
 
     def write(self, value: Any) -> str:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, (dict, Mapping)):  # Mapping alone is slow to ask
             raise TypeError("not a dict of strings")
         return f"{{{','.join([f'{quote(name)}:{quote(value[name])}' for name in sorted(value)])}}}"
 
@@ -654,8 +656,7 @@ class _Struct(_Kind):
         return core_schema.nullable_schema(self.schema())  # settling a struct replaces None
 
     def zero(self) -> dict[str, Any]:
-        shared = self.struct.shared
-        return {"default": shared} if shared else {"default_factory": self.struct.zero}
+        return {"default": self.struct.shared}  # likewise
 
 
 class _Pointer(_Struct):
@@ -711,7 +712,7 @@ class _StructMap(_Kind):
         return {name: struct.zero() if item is None else struct.finish(item) for name, item in draft.items()}
 
     def write(self, value: Any) -> str:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, (dict, Mapping)):
             raise TypeError("not a dict of " + self.struct.model.__name__)
         write = self.struct.write
         return f"{{{','.join([f'{quote(name)}:{write(value[name])}' for name in sorted(value)])}}}"
@@ -1013,10 +1014,7 @@ def _bounds(info: FieldInfo) -> tuple[int, int]:
     return int(low), int(high)  # type: ignore[call-overload]  # the marks are typed for whatever can be compared
 
 
-# A name is followed by a colon. Unless space comes between, `":` is counted for every name of a document, and for
-# some strings besides; so a parser that met as many different names as that met no name twice.
-_SPACED_COLON: Final = re.compile(rb":(?<=[ \t\n\r]:)")
-_NEGATIVE_ZERO: Final = re.compile(rb"-0[\s,\]}]")  # the compiled parser loses the sign of an integer
+_NEGATIVE_ZERO: Final = re.compile(rb"-0[,\]}]")  # the compiled parser loses the sign of an integer
 
 
 def _as_bytes(data: Any) -> bytes:
@@ -1043,13 +1041,13 @@ class Codec(Generic[Model]):
         for struct in self._structs.values():
             struct.meant = (meant or {}).get(struct.model, {})
         self._private = self._root.private
-        # The compiled parser would take the models' own validators for theirs, unless they are not complete. Only names
-        # are cached: the cache outlives the document, and values may be secrets.
+        # The compiled parser would take the models' own validators for theirs, unless they are not complete. No string
+        # is cached: the cache outlives the document, values may be secrets, and for names alone it does not pay.
         complete = {known: known.__pydantic_complete__ for known in self._structs}
         for known in complete:
             known.__pydantic_complete__ = False
         try:
-            self._parser = SchemaValidator(self._root.schema(), {"cache_strings": "keys"})
+            self._parser = SchemaValidator(self._root.schema(), {"cache_strings": "none"})
         finally:
             for known, before in complete.items():
                 known.__pydantic_complete__ = before
@@ -1069,13 +1067,16 @@ class Codec(Generic[Model]):
 
     def fast(self, document: bytes) -> Model:
         """Read an ordinary document, or raise an error that means: ask :meth:`exact`."""
-        if _SPACED_COLON.search(document) or _NEGATIVE_ZERO.search(document):
+        dense = document.translate(None, b" \t\n\r")
+        if _NEGATIVE_ZERO.search(dense):
             raise _GiveUp
         try:
             instance: Model = self._parser.validate_json(document)
         except (ValidationError, KeyError, TypeError):
             raise _GiveUp from None
-        if self._root.settle(instance) != document.count(b'":'):
+        # Without space `":` is counted for every name of a document, and for some strings besides; so a parser that met
+        # as many different names as that met no name twice.
+        if self._root.settle(instance) != dense.count(b'":'):
             raise _GiveUp
         if self._private:
             _set_private(instance, self._private.copy())

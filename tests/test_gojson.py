@@ -54,6 +54,15 @@ def test_the_fast_parser_takes_every_large_valid_vector():
     assert [fast(document) is None for document in large] == [False] * 84
 
 
+@pytest.mark.parametrize(
+    "members",
+    ['"key" : "a"', '"key"\t:\r\n"a b"', '"x" :{"key" :"a"}', '"git":[ 0 , 1 ]', '"git":"- 1"', '"metric":{}'],
+)
+def test_the_fast_parser_takes_space_anywhere(members):
+    document = f'{{ "experiment" :\n{{{members} }} }} '.encode()
+    assert fast(document) == exact(document)
+
+
 # --- rules of the reference, each as (document, what of the output it decides) ---
 
 EMPTY = json.loads(dumps(loads("{}")))
@@ -87,6 +96,8 @@ def config(document):
         ('"args":["a","b","c"],"args":["x"],"args":[null,null,null,null]', {"args": ["x", "b", "c", ""]}),
         ('"args":["a","b"],"args":[],"args":[null,null]', {"args": ["", ""]}),
         ('"args":["a"],"args":null,"args":[null]', {"args": [""]}),
+        ('"args" :["a","b"],"args"\n:["x",null]', {"args": ["x", "b"]}),  # space hides no name from the count
+        ('"args":["a","b"],"args":["x",null],"git":"\\" :"', {"args": ["x", "b"], "git": '" :'}),
         ('"args":["a"],"args":null', {}),
         ('"args":[]', {"args": []}),
         ('"args":[null,"x"]', {"args": ["", "x"]}),

@@ -4,10 +4,14 @@ import pickle
 import subprocess
 import sys
 import traceback
+from types import NoneType, UnionType
+from typing import Annotated, Union, get_args, get_origin
 
 import pytest
+from pydantic import BaseModel, SecretStr
 
 from artifacts.errors import RequestError
+from artifacts.gojson import OMIT_EMPTY
 from artifacts.request import (
     Artifact,
     Config,
@@ -22,6 +26,7 @@ from artifacts.request import (
     loads_credentials,
     parse_size,
 )
+from benchmarks.programs import parse
 from creds.models import AWSCredential, Credentials, JWTCredential
 from creds.secret import Secret
 
@@ -50,11 +55,12 @@ def test_models_are_built_by_either_name_and_are_mutable():
     request.config.database = Database(apiKey="s", messaging_sender_id=5)
     request.config.runner = RunnerCustom(slack_destination="#x")
     request.experiment.info = Info()
-    request.experiment.metric = {"b": [1, 2.5, None], "a": "\u2028"}
+    request.experiment.metric = {"b": [1, 2.5, None, 2**63, (True,)], "a": "\u2028"}
     written = dumps(request)
     assert b'"key":"k"' in written
     assert b'"apiKey":"s","authDomain":"","databaseURL":"","messagingSenderId":5' in written
-    assert b'"metric":{"a":"\\u2028","b":[1,2.5,null]}' in written
+    assert b'"metric":{"a":"\\u2028","b":[1,2.5,null,9223372036854776000,[true]]}' in written
+    request.experiment.metric["b"][-1] = [True]
     assert loads(written) == request
 
 
@@ -209,6 +215,8 @@ def test_what_the_wire_cannot_hold_is_refused_by_name():
     request.experiment.resources_needed.cpus = -1
     request.experiment.metric = {"a": {1, 2}}
     request.experiment.git = float("inf")
+    request.experiment.project = {"a": {1: "b"}}
+    request.experiment.time_started = [10**400]
     request.experiment.args = ["a", 1]
     request.config.env = {"a": PLANTED, "b": 5}
     with pytest.raises(RequestError) as raised:
@@ -222,7 +230,9 @@ def test_what_the_wire_cannot_hold_is_refused_by_name():
         "experiment.artifacts.b",
         "experiment.git",
         "experiment.metric",
+        "experiment.project",
         "experiment.resources_needed.cpus",
+        "experiment.time_started",
     ]
     assert PLANTED not in str(raised.value)
     with pytest.raises(RequestError, match="document: not a Request"):
@@ -351,3 +361,31 @@ def test_importing_the_request_module_loads_no_client():
     program = "import sys, artifacts.request; print([n for n in ('boto3', 'obstore', 'click', 'rich', 'jwt') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_benchmarks_peer_has_the_very_fields_and_types():
+    def bare(annotation):
+        """The type inside Annotated and beside None, and its bounds."""
+        arguments = [argument for argument in get_args(annotation) if argument is not NoneType]
+        if get_origin(annotation) is Annotated:
+            inner, marks = arguments[0], arguments[1:]
+            return inner, [mark for each in marks for mark in getattr(each, "metadata", [])]
+        if get_origin(annotation) in (Union, UnionType):
+            return bare(arguments[0])
+        return annotation, []
+
+    def compare(ours, peers):
+        if isinstance(ours, type) and issubclass(ours, BaseModel):
+            fields = {info.alias or name: info for name, info in ours.model_fields.items()}
+            assert list(fields) == list(peers.model_fields)
+            for name, info in fields.items():
+                inner, marks = bare(peers.model_fields[name].annotation)
+                compare(bare(info.annotation)[0], inner)
+                assert marks == [mark for mark in info.metadata if mark is not OMIT_EMPTY], name
+        elif get_args(ours):
+            assert get_origin(ours) is get_origin(peers)
+            compare(get_args(ours)[-1], bare(get_args(peers)[-1])[0])
+        else:
+            assert peers is (SecretStr if ours is Secret else ours)
+
+    compare(Request, parse.Whole)

@@ -3,7 +3,9 @@
 usage: parse.py loads|dumps|pydantic ROUNDS
 
 Those documents are full of what slows a parser down: null, unknown fields, names in other cases, escapes, odd numbers.
-"pydantic" is its own strict parse of the same fields, the least that reading them can take.
+"pydantic" is its own strict parse into models of the same fields and types: secrets are secrets, integers have their
+bounds, the fields beyond the reference are there. Everything may be null, since it may be in these documents; unknown
+fields are ignored and absent structs are None, which costs the least. Names in other cases and hints are left out.
 """
 
 # ruff: noqa: N815  the fields have the wire's names
@@ -11,26 +13,30 @@ Those documents are full of what slows a parser down: null, unknown fields, name
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
 Text = str | None
-Count = int | None
+Hidden = SecretStr | None
+Count = Annotated[int, Field(ge=0, lt=2**64)] | None
 
 
 class Plain(BaseModel):
     user: Text = ""
-    password: SecretStr | None = None
+    password: Hidden = SecretStr("")
 
 
 class Jwt(BaseModel):
-    token: SecretStr | None = None
+    token: Hidden = SecretStr("")
 
 
 class Aws(BaseModel):
     access_key: Text = ""
-    secret_access_key: SecretStr | None = None
+    secret_access_key: Hidden = SecretStr("")
+    session_token: Hidden = None
+    region: Text = None
+    profile: Text = None
 
 
 class Kinds(BaseModel):
@@ -40,10 +46,10 @@ class Kinds(BaseModel):
 
 
 class Base(BaseModel):
-    apiKey: Text = ""
+    apiKey: Hidden = SecretStr("")
     authDomain: Text = ""
     databaseURL: Text = ""
-    messagingSenderId: Count = 0
+    messagingSenderId: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = 0
     projectId: Text = ""
     storageBucket: Text = ""
     type: Text = ""
@@ -88,6 +94,8 @@ class Thing(BaseModel):
     unpack: bool | None = False
     qualified: Text = ""
     credentials: Kinds | None = None
+    saveFrequency: float | None = None
+    url: Text = None
 
 
 class Work(BaseModel):
@@ -111,7 +119,7 @@ class Work(BaseModel):
 
 
 class Whole(BaseModel):
-    """The reference's fields, all of them nullable: what a strict parse of these documents takes at the least."""
+    """A whole request, as the documentation of this file has it."""
 
     config: Settings | None = None
     experiment: Work | None = None
