@@ -526,6 +526,31 @@ def test_both_parsers_agree_on_mutated_vectors(seed):
         assert quick is None or quick == exact(bytes(mutated))
 
 
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers(-(2**70), 2**70) | STRINGS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(STRINGS | st.integers(), inner, max_size=4)
+    ),
+)
+
+
+@given(PLAIN, st.sampled_from([0, 1, 400, 1_500]))
+@settings(max_examples=300, deadline=None, database=None)
+def test_an_untyped_value_is_written_the_same_with_recursion_and_without(value, depth):
+    for _ in range(depth):
+        value = [value]
+
+    def text(write):
+        try:
+            return write(value)
+        except (TypeError, ValueError):
+            return "refused"
+
+    assert text(gojson._untyped_text) == text(gojson.any_text)
+
+
 def test_what_is_written_is_read_again_and_written_the_same():
     for vector in VECTORS:
         if vector["ok"]:
