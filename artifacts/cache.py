@@ -196,7 +196,7 @@ class _Blob:
     @classmethod
     def of(cls, folder: Path, meta: ObjectMeta) -> Self | None:
         """None for what cannot be kept: without a strong ETag and a size nothing says what it is."""
-        if meta.etag is None or meta.etag.startswith("W/") or meta.size_bytes is None:
+        if meta.etag is None or not meta.strong or meta.size_bytes is None:
             return None
         return cls(folder=folder, etag=meta.etag, version=meta.version, size_bytes=meta.size_bytes)
 

@@ -52,6 +52,20 @@ class ObjectMeta:
     modified: datetime | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def strong(self) -> bool:
+        """Does its ETag name one sequence of bytes? A weak one says that two are as good as each other."""
+        return self.etag is not None and not self.etag.startswith("W/")
+
+    def replaced_by(self, later: ObjectMeta) -> bool:
+        """Is what a later answer tells of this key another generation? Where neither tells a size, it cannot."""
+        sizes = (self.size_bytes, later.size_bytes)
+        return (
+            self.etag != later.etag
+            or (None not in sizes and sizes[0] != sizes[1])
+            or (not self.strong and self.modified != later.modified)
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:

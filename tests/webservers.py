@@ -300,7 +300,12 @@ class ScriptedServer:
                 return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # a client that goes away, or refuses the certificate, is what some tests are about
+                # A client that goes away, or refuses the certificate, is what some tests are about. One that is refused
+                # must hear why: a close with its request unread would take the alert back.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(request, socket.SHUT_WR)
+                    while socket.socket.recv(request, 1 << 16):
+                        pass
 
         if context is not None:
             context.sni_callback = lambda _sock, name, _context: self.names.append(name or "")

@@ -75,6 +75,29 @@ def current() -> Wire | None:
     return getattr(_working, "wire", None)
 
 
+class Wired:
+    """Mixed into a connection of urllib3's: it counts as part of the wire of whoever uses it."""
+
+    live: Any = None
+    """The socket, kept because a connection drops it while the body of its last response is still read from it."""
+    _wire: Wire | None = None
+
+    def bind(self) -> None:
+        """Count as the wire's of this thread, and as no other's."""
+        wire = current()
+        if self._wire is not None and self._wire is not wire:
+            self._wire.discard(self)
+        self._wire = wire
+        if wire is not None:
+            wire.add(self)
+
+    def connect(self) -> None:
+        self.bind()
+        super().connect()  # type: ignore[misc]  # from the connection class this is mixed into
+        self.live = self.sock  # type: ignore[attr-defined]  # as above
+        self.bind()  # stopped while it connected: there was no socket yet to shut down
+
+
 @contextmanager
 def on(wire: Wire | None) -> Iterator[None]:
     """Count the connections that this thread uses in the block as ``wire``'s."""

@@ -26,7 +26,7 @@ from urllib3.util.connection import create_connection
 from creds.errors import LocationError, StoreError
 from creds.store import StoreOptions, Tls
 from creds.stores.http.url import Url
-from creds.stores.wire import Wire, current
+from creds.stores.wire import Wired
 
 Addresses = Callable[[str, int], list[str]]
 
@@ -45,29 +45,15 @@ def asking(target: str) -> Iterator[None]:
         _asking.target = before
 
 
-class _Known:
-    """A connection of one store: pinned, counted as part of the wire of whoever uses it, patient with a slow reader."""
+class _Known(Wired):
+    """A connection of one store: pinned, and patient with a slow reader."""
 
     addresses: Addresses | None = None
     silence_seconds: float = 60.0
-    live: Any = None
-    """The socket, kept because a connection drops it while the body of its last response is still read from it."""
-    _wire: Wire | None = None
-
-    def _bind(self) -> None:
-        wire = current()
-        if self._wire is not None and self._wire is not wire:
-            self._wire.discard(self)
-        self._wire = wire
-        if wire is not None:
-            wire.add(self)
 
     def connect(self) -> None:
-        self._bind()
-        super().connect()  # type: ignore[misc]  # from the connection class this is mixed into
-        self.live = self.sock  # type: ignore[attr-defined]  # as above
+        super().connect()
         self.live.settimeout(self.silence_seconds)
-        self._bind()  # stopped while it connected: there was no socket yet to shut down
 
     def _new_conn(self) -> Any:
         # The one private name used: nothing public lets a connection go to an address of our choice while its Host,
@@ -90,7 +76,7 @@ class _Known:
         raise NewConnectionError(self, "no address answers") from failure  # type: ignore[arg-type]  # as above
 
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
-        self._bind()
+        self.bind()
         if self.sock is not None:  # type: ignore[attr-defined]  # as above
             # Sending may be as slow as reading; urllib3 would allow it no longer than a connect.
             self.sock.settimeout(self.silence_seconds)  # type: ignore[attr-defined]  # as above

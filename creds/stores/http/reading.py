@@ -294,11 +294,7 @@ class HttpReading:
             if self._wanted.if_match is not None and now.etag != self._wanted.if_match:
                 raise self._failed(ObjectChanged, "not the expected object")
             self._meta = now
-        elif (
-            first.etag != now.etag
-            or (None not in (first.size_bytes, now.size_bytes) and first.size_bytes != now.size_bytes)
-            or (not is_strong(first.etag) and first.modified != now.modified)
-        ):
+        elif first.replaced_by(now):
             raise self._changed()
 
     def _drop(self) -> None:

@@ -26,7 +26,7 @@ from botocore.session import Session
 
 from creds.store import S3, StoreOptions, Tls
 from creds.stores.s3 import headers, logs
-from creds.stores.wire import Wire, current
+from creds.stores.wire import Wired
 
 if TYPE_CHECKING:
     from creds.keys import CredentialProvider
@@ -34,29 +34,11 @@ if TYPE_CHECKING:
 _NAME = "artifact-creds"
 
 
-class _Known:
-    """A connection that counts as part of the wire of whoever uses it."""
-
-    _wire: Wire | None = None
-    live: Any = None
-    """The socket, kept because a connection drops it while the body of its last response is still read from it."""
-
-    def _bind(self) -> None:
-        wire = current()
-        if self._wire is not None and self._wire is not wire:
-            self._wire.discard(self)
-        self._wire = wire
-        if wire is not None:
-            wire.add(self)
-
-    def connect(self) -> None:
-        self._bind()
-        super().connect()  # type: ignore[misc]  # from the connection class this is mixed into
-        self.live = self.sock  # type: ignore[attr-defined]  # as above
-        self._bind()  # stopped while it connected: there was no socket yet to shut down
+class _Known(Wired):
+    """A connection of boto3's."""
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
-        self._bind()
+        self.bind()
         return super().request(*args, **kwargs)  # type: ignore[misc]  # as above
 
 

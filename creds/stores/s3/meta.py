@@ -54,11 +54,6 @@ def of_obstore(key: str, meta: Mapping[str, Any]) -> ObjectMeta:
     )
 
 
-def is_strong(etag: str | None) -> bool:
-    """Does this ETag name one sequence of bytes?"""
-    return etag is not None and not etag.startswith("W/")
-
-
 def _quoted(etag: str | None) -> str | None:
     """An ETag as HTTP writes it; some servers leave out the quotes in a listing."""
     if not etag or etag.startswith(('"', "W/")):

@@ -18,7 +18,6 @@ from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Reader
 from creds.stores.s3.errors import cause_of, error_of, from_obstore, is_unranged
 from creds.stores.s3.loop import Call, owed, wait
-from creds.stores.s3.meta import is_strong
 from creds.stores.s3.reading import S3Reading
 from creds.stores.s3.verb import Verb
 from creds.stores.wire import spawn
@@ -57,8 +56,8 @@ class Ranges(S3Reading):
     @property
     def pinned(self) -> str:
         if self.meta.size_bytes is not None and self.meta.size_bytes - self._start <= self._part:
-            return "etag" if self._if_match is not None and is_strong(self.meta.etag) else "none"
-        return "etag" if is_strong(self.meta.etag) else "weak"
+            return "etag" if self._if_match is not None and self.meta.strong else "none"
+        return "etag" if self.meta.strong else "weak"
 
     def _begin(self) -> None:
         """Send the first GET and wait for its headers: they carry size and ETag, so no HEAD is needed."""

@@ -11,7 +11,6 @@ from typing import Self
 
 from creds.errors import Cancelled, ObjectChanged
 from creds.store import Buffer, ObjectMeta
-from creds.stores.s3.meta import is_strong
 from creds.stores.s3.verb import Verb
 
 
@@ -74,25 +73,18 @@ class S3Reading(Iterator[Buffer]):
 
     def _condition(self) -> str | None:
         """The ETag that the next request insists on: that of the first answer, where it names the bytes."""
-        if self._meta is not None and is_strong(self._meta.etag):
+        if self._meta is not None and self._meta.strong:
             return self._meta.etag
         return self._if_match
 
     def _pin(self, now: ObjectMeta) -> None:
-        """Keep the first answer, and refuse a later one about another generation: not every server holds If-Match.
-
-        Without a strong ETag only size and time can tell.
-        """
+        """Keep the first answer, and refuse a later one about another generation: not every server holds If-Match."""
         first = self._meta
         if first is None:
             if self._if_match is not None and now.etag != self._if_match:
                 raise self._verb.failed(ObjectChanged, "not the expected object")
             self._meta = now
-        elif (
-            first.etag != now.etag
-            or first.size_bytes != now.size_bytes
-            or (not is_strong(first.etag) and first.modified != now.modified)
-        ):
+        elif first.replaced_by(now):
             raise self._changed()
 
     def _changed(self) -> ObjectChanged:

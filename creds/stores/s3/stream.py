@@ -9,7 +9,6 @@ from creds import retry
 from creds.errors import NotSupported, ObjectNotFound, StoreError
 from creds.store import Buffer, Retries
 from creds.stores.s3 import meta
-from creds.stores.s3.meta import is_strong
 from creds.stores.s3.reading import S3Reading
 from creds.stores.s3.verb import Verb
 from creds.stores.wire import Wire, on
@@ -31,7 +30,7 @@ class Stream(S3Reading):
 
     @property
     def pinned(self) -> str:
-        return "etag" if is_strong(self.meta.etag) else "weak"
+        return "etag" if self.meta.strong else "weak"
 
     def _begin(self) -> None:
         if self._verb.cancel is not None:
