@@ -115,9 +115,10 @@ def run(pipeline: Pipeline, *, timeout_seconds: float = 900.0) -> Run:
     """
     with tempfile.TemporaryDirectory(prefix="bench-home-") as home:
         errors = Path(home, "errors")
+        environ = base_environ(home) | dict(pipeline.environ)
         job = {
             "argvs": pipeline.argvs,
-            "environ": base_environ(home) | dict(pipeline.environ),
+            "environ": environ,
             "stdin": pipeline.stdin,
             "stdout": pipeline.stdout,
             "errors": str(errors),
@@ -125,7 +126,9 @@ def run(pipeline: Pipeline, *, timeout_seconds: float = 900.0) -> Run:
             "timeout_seconds": timeout_seconds,
         }
         command = [sys.executable, "-I", "-S", str(LAUNCH)]
-        told = subprocess.run(command, input=json.dumps(job).encode(), capture_output=True, check=False)
+        # It finds programs by its own PATH, not by theirs.
+        own = {"PATH": environ["PATH"]}
+        told = subprocess.run(command, input=json.dumps(job).encode(), env=own, capture_output=True, check=False)
         if told.returncode:
             raise Failed(told.stderr.decode(errors="replace").strip().rpartition("\n")[2])
         result = json.loads(told.stdout)

@@ -149,7 +149,7 @@ def test_a_machine_that_signed_in(home, bench, portal):
     sign_in(home, "corp")
     artifacts = {f"in-{number}": bench.artifact("data.bin", unpack=False, credentials=None) for number in range(4)}
     request = bench.request(artifacts)
-    ambient = bench.stage(request, "--ambient", "--json", env={"AWS_PROFILE": "ml"})
+    ambient = bench.stage(request, "--ambient", "--lend-to", bench.host, "--json", env={"AWS_PROFILE": "ml"})
     assert (ambient.code, set(ambient.statuses.values())) == (0, {"done"}), ambient.err
     assert portal.asked == ["/federation/credentials"]
     assert TOKEN not in ambient.out + ambient.err
@@ -187,7 +187,7 @@ def test_a_sign_in_that_is_over(home, bench, portal, how, form, cached_for):
     ]
     if how == "never":
         request = bench.request({"data": bench.artifact("data.bin", unpack=False, credentials=None)})
-        ambient = bench.stage(request, "--ambient", env={"AWS_PROFILE": "ml"})
+        ambient = bench.stage(request, "--ambient", "--lend-to", bench.host, env={"AWS_PROFILE": "ml"})
         assert (ambient.code, "aws sso login --profile ml" in ambient.err) == (5, True)
 
 
