@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from artifacts.audit import AuditFile as AuditFile
+    from artifacts.cache import BlobCache as BlobCache
     from artifacts.errors import (
         ArchiveError as ArchiveError,
     )
@@ -77,8 +78,13 @@ if TYPE_CHECKING:
     from artifacts.events import (
         Verified as Verified,
     )
+    from artifacts.events import (
+        Waiting as Waiting,
+    )
     from artifacts.limits import Limits as Limits
+    from artifacts.locks import HostSlots as HostSlots
     from artifacts.objects import Access as Access
+    from artifacts.objects import How as How
     from artifacts.objects import ObjectFile as ObjectFile
     from artifacts.objects import copy as copy
     from artifacts.objects import get as get
@@ -131,6 +137,7 @@ _HOMES = {
     "Access": "artifacts.objects",
     "ArchiveError": "artifacts.errors",
     "Artifact": "artifacts.request",
+    "BlobCache": "artifacts.cache",
     "ArtifactsError": "artifacts.errors",
     "Config": "artifacts.request",
     "AuditFile": "artifacts.audit",
@@ -141,6 +148,8 @@ _HOMES = {
     "Failed": "artifacts.events",
     "FolderError": "artifacts.errors",
     "FolderInUse": "artifacts.errors",
+    "HostSlots": "artifacts.locks",
+    "How": "artifacts.objects",
     "Info": "artifacts.request",
     "IntegrityError": "artifacts.errors",
     "LimitExceeded": "artifacts.errors",
@@ -165,6 +174,7 @@ _HOMES = {
     "UnsafeMember": "artifacts.errors",
     "UnsupportedArchive": "artifacts.errors",
     "Verified": "artifacts.events",
+    "Waiting": "artifacts.events",
     "copy": "artifacts.objects",
     "copy_prefix": "artifacts.prefixes",
     "dumps": "artifacts.request",

@@ -50,8 +50,16 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """As many transfers as this machine may have are under way; this one's turn has not come for a while."""
+
+    op: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What came is what was promised; ``by`` says how it is known (``sha256``, ``md5``)."""
+    """What came is what was promised; ``by`` says how it is known, as in :class:`Receipt`."""
 
     op: str
     label: str
@@ -85,7 +93,7 @@ class Passed:
     receipt: Receipt
 
 
-Event = Started | Progress | Retried | Verified | Published | Failed | Passed
+Event = Started | Progress | Retried | Waiting | Verified | Published | Failed | Passed
 OnEvent = Callable[[Event], None]
 
 
@@ -174,6 +182,10 @@ class Report:
         return lambda retry: self.emit(
             Retried(op=op, label=label, attempt=retry.attempt, wait_seconds=retry.wait_seconds, error=str(retry.error))
         )
+
+    def on_wait(self, op: str, label: str) -> Callable[[], None]:
+        """What is called when a transfer waits long for its turn."""
+        return lambda: self.emit(Waiting(op=op, label=label))
 
     def receipt(self, op: str, label: str, status: str, **facts: Any) -> Receipt:
         """Write the receipt of an artifact that is over, and emit the event that carries it."""

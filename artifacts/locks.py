@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from artifacts.errors import DiskError
 from creds.store import Cancel
 
 WAIT_SECONDS = 0.1
+LONG_SECONDS = 2.0
+"""A wait that takes longer is told."""
 
 
 class FileLock:
@@ -25,6 +28,7 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -47,6 +51,15 @@ class FileLock:
         """
         while not self.try_acquire():
             cancel.wait(WAIT_SECONDS)
+
+    def is_current(self) -> bool:
+        """Is it still the file at its path, which somebody may have removed before it was ours?"""
+        assert self._file is not None
+        try:
+            there = self._path.lstat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._file))
 
     def close(self) -> None:
         """Give it up; a second call does nothing."""
@@ -74,20 +87,28 @@ class HostSlots:
             raise DiskError.of("make folder", str(folder), error) from error
 
     @contextlib.contextmanager
-    def taken(self, cancel: Cancel) -> Iterator[None]:
+    def taken(self, cancel: Cancel, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold one slot while the ``with`` block runs; wait for it first.
 
+        Args:
+            on_wait: called once when the wait takes long.
+
         Raises:
-            Cancelled.
+            Cancelled. DiskError: a slot cannot be opened.
         """
-        with contextlib.closing(self._take(cancel)):
+        with contextlib.closing(self._take(cancel, on_wait)):
             yield
 
-    def _take(self, cancel: Cancel) -> FileLock:
+    def _take(self, cancel: Cancel, on_wait: Callable[[], None]) -> FileLock:
+        due = time.monotonic() + LONG_SECONDS
+        told = False
         while True:
             for path in self._paths:
                 lock = FileLock(path)
                 if lock.try_acquire():
                     return lock
                 lock.close()
+            if not told and time.monotonic() >= due:
+                told = True
+                on_wait()
             cancel.wait(WAIT_SECONDS)

@@ -10,7 +10,8 @@ import io
 import itertools
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISDIR
@@ -18,14 +19,17 @@ from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from artifacts import transfer
 from artifacts.archive.pack import scan
+from artifacts.cache import BlobCache
+from artifacts.digests import Digest
 from artifacts.errors import DiskError, FolderError, RequestError
 from artifacts.events import OnEvent, Receipt, Report, Started, error_facts, resolved_facts
 from artifacts.limits import FREE_SPACE, Budget, free_bytes
+from artifacts.locks import HostSlots
 from creds.errors import LocationError, ObjectChanged, ObjectNotFound, ToolkitError
 from creds.location import Location
 from creds.policy import Policy
 from creds.resolve import Resolved, resolve
-from creds.store import Buffer, Cancel, ObjectMeta, Reading, StoreOptions
+from creds.store import Buffer, Cancel, ObjectMeta, Reading, Store, StoreOptions
 
 if TYPE_CHECKING:
     from creds.models import Credentials
@@ -64,15 +68,46 @@ class Access:
         return resolve(location, self.credentials, self.options, self.policy or Policy.for_caller())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """How objects are moved, whatever they are and wherever.
+
+    Attributes:
+        cache: objects that are fetched are taken from it, and kept in it; None asks the store for every byte.
+        verify: hold what is fetched to the checksum or ETag that its server has of it, where no digest is given. What
+            has neither is fetched with the warning ``unverifiable``.
+        slots: how many transfers this machine may have at once, over all processes that share them.
+    """
+
+    cache: BlobCache | None = None
+    verify: bool = False
+    slots: HostSlots | None = None
+
+    def taken(self, report: Report, op: str, label: str, cancel: Cancel | None) -> AbstractContextManager[None]:
+        """Wait until this machine may have one more transfer."""
+        if self.slots is None:
+            return contextlib.nullcontext()
+        return self.slots.taken(cancel or Cancel(), report.on_wait(op, label))
+
+
 class _Move:
     """One object on its way: its store, and what is told of it."""
 
-    def __init__(self, op: str, resolved: Resolved, path: Path | None, report: Report, cancel: Cancel | None) -> None:
+    def __init__(
+        self,
+        op: str,
+        resolved: Resolved,
+        path: Path | None,
+        report: Report,
+        cancel: Cancel | None,
+        how: How | None = None,
+    ) -> None:
         self.op = op
         self.resolved = resolved
         self.path = path
         self.report = report
         self.cancel = cancel
+        self.how = how or How()
         self.label = resolved.key.rpartition("/")[2]
         if not self.label:
             raise LocationError(
@@ -80,23 +115,38 @@ class _Move:
                 hint="the key must not end in '/'; get_prefix and put_prefix take prefixes",
             )
 
+    def asked(self, promised: Mapping[str, Any]) -> transfer.Asked:
+        return transfer.Asked(
+            **promised,
+            verify=self.how.verify,
+            open=None if self.how.cache is None else self.how.cache.opener(self.resolved),
+            cancel=self.cancel,
+            on_bytes=self.report.on_bytes(self.op, self.label),
+            on_retry=self.report.on_retry(self.op, self.label),
+        )
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[Store]:
+        with (
+            self.how.taken(self.report, self.op, self.label, self.cancel),
+            contextlib.closing(self.resolved.open()) as store,
+        ):
+            yield store
+
     def fetch(self, into: int, *, name: str, unpacking: bool, **promised: Any) -> transfer.Transferred:
-        with contextlib.closing(self.resolved.open()) as store:
+        with self.store() as store:
             return transfer.fetch(
                 store,
                 self.resolved.key,
                 into,
+                self.asked(promised),
                 name=name,
                 unpacking=unpacking,
                 budget=Budget(max_bytes=free_bytes(into), name=FREE_SPACE),
-                **promised,
-                cancel=self.cancel,
-                on_bytes=self.report.on_bytes(self.op, self.label),
-                on_retry=self.report.on_retry(self.op, self.label),
             )
 
     def upload(self, source: transfer.Source, *, if_absent: bool, **promised: Any) -> transfer.Transferred:
-        with contextlib.closing(self.resolved.open()) as store:
+        with self.store() as store:
             return transfer.upload(
                 store,
                 self.resolved.key,
@@ -114,7 +164,8 @@ class _Move:
         )
 
     def done(self, moved: transfer.Transferred) -> Receipt:
-        return self._receipt("done", **moved.facts(), warnings=moved.warnings)
+        warnings = tuple({**warning, "path": warning["path"] or self.label} for warning in moved.warnings)
+        return self._receipt("done", **moved.facts(), warnings=warnings)
 
     def over(self, status: str) -> Receipt:
         """The receipt where no bytes moved."""
@@ -130,9 +181,15 @@ class _Move:
 
 @contextlib.contextmanager
 def _moving(
-    op: str, url: str, path: Path | None, access: Access | None, on_event: OnEvent | None, cancel: Cancel | None
+    op: str,
+    url: str,
+    path: Path | None,
+    access: Access | None,
+    on_event: OnEvent | None,
+    cancel: Cancel | None,
+    how: How | None = None,
 ) -> Iterator[_Move]:
-    move = _Move(op, (access or Access()).resolve(url), path, Report(on_event), cancel)
+    move = _Move(op, (access or Access()).resolve(url), path, Report(on_event), cancel, how)
     move.started()
     try:
         yield move
@@ -149,6 +206,7 @@ def get(
     sha256: str | None = None,
     if_match: str | None = None,
     access: Access | None = None,
+    how: How | None = None,
     on_event: OnEvent | None = None,
     cancel: Cancel | None = None,
 ) -> Receipt:
@@ -160,6 +218,7 @@ def get(
         unpack: unpack an archive.
         sha256: the digest, in hex digits, that the object must have; else nothing appears.
         if_match: the ETag that it must have.
+        how: through which cache, verified, and as one of how many transfers of this machine.
 
     Raises:
         FolderError: ``unpack``, and ``path`` is not an empty folder.
@@ -169,7 +228,7 @@ def get(
     """
     target = Path(path)
     promised = _promised(sha256, if_match)
-    with _moving("get", url, target, access, on_event, cancel) as move:
+    with _moving("get", url, target, access, on_event, cancel, how) as move:
         if unpack:
             return move.done(_get_folder(move, target, **promised))
         if target.is_dir() or str(path).endswith("/"):
@@ -179,7 +238,7 @@ def get(
 
 def _promised(sha256: str | None, if_match: str | None) -> dict[str, Any]:
     """What a transfer holds the object to."""
-    expect = None if sha256 is None else transfer.Digest.parse(sha256)
+    expect = None if sha256 is None else Digest.parse(sha256)
     if sha256 is not None and (expect is None or expect.algorithm != "sha256"):
         raise RequestError("the sha256 is none: it has 64 hex digits")
     return {"expect": expect, "if_match": quoted_etag(if_match)}
@@ -232,6 +291,7 @@ def get_stream(
     sha256: str | None = None,
     if_match: str | None = None,
     access: Access | None = None,
+    how: How | None = None,
     on_event: OnEvent | None = None,
     cancel: Cancel | None = None,
 ) -> Receipt:
@@ -240,23 +300,16 @@ def get_stream(
     Args:
         sha256: the digest, in hex digits, that the object must have; known when all of it was written.
         if_match: the ETag that it must have; looked at before the first byte.
+        how: as :func:`get` takes it.
 
     Raises:
         IntegrityError, ObjectChanged: it has not.
         CredsError, Cancelled; OSError from ``out``.
     """
     promised = _promised(sha256, if_match)
-    with _moving("get", url, None, access, on_event, cancel) as move:
-        with contextlib.closing(move.resolved.open()) as store:
-            moved = transfer.copy(
-                store,
-                move.resolved.key,
-                out,
-                **promised,
-                cancel=cancel,
-                on_bytes=move.report.on_bytes("get", move.label),
-                on_retry=move.report.on_retry("get", move.label),
-            )
+    with _moving("get", url, None, access, on_event, cancel, how) as move:
+        with move.store() as store:
+            moved = transfer.copy(store, move.resolved.key, out, move.asked(promised))
         return move.done(moved)
 
 
@@ -268,6 +321,7 @@ def put(
     if_match: str | None = None,
     sha256: str | None = None,
     access: Access | None = None,
+    how: How | None = None,
     on_event: OnEvent | None = None,
     cancel: Cancel | None = None,
 ) -> Receipt:
@@ -278,6 +332,7 @@ def put(
         if_absent: only where nothing is yet.
         if_match: only over the object that has this ETag.
         sha256: the digest, in hex digits, that the bytes sent must have; else nothing is published.
+        how: as one of how many transfers of this machine.
 
     Raises:
         ObjectChanged: ``if_absent``, and there is an object; or it is not ``if_match``.
@@ -286,7 +341,7 @@ def put(
     """
     promised = _promised(sha256, if_match)
     local = Path(path) if isinstance(path, str | os.PathLike) else None
-    with _moving("put", url, local, access, on_event, cancel) as move, contextlib.ExitStack() as opened:
+    with _moving("put", url, local, access, on_event, cancel, how) as move, contextlib.ExitStack() as opened:
         if isinstance(path, str | os.PathLike):
             source = opened.enter_context(local_source(Path(path), move.resolved.key))
         else:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import threading
@@ -41,11 +42,15 @@ from typing import Any, Self
 from artifacts import transfer
 from artifacts.archive import formats
 from artifacts.archive.pack import Scan, scan
+from artifacts.cache import BlobCache
+from artifacts.digests import Digest
 from artifacts.errors import DiskError, FolderError, LimitExceeded, RequestError, StagingError, UnsupportedArchive
 from artifacts.events import OnEvent, Receipt, Report, Started, Verified, error_facts, resolved_facts
 from artifacts.limits import FREE_SPACE, Budget, Limits, free_bytes
+from artifacts.locks import HostSlots
 from artifacts.request import Artifact, Request, parse_size
-from artifacts.state import Record, State
+from artifacts.resuming import fetch_file
+from artifacts.state import FOLDER, PARTS, Record, State
 from creds.errors import AccessDenied, Cancelled, LocationError, ObjectNotFound, ToolkitError
 from creds.location import Location
 from creds.policy import Policy
@@ -70,7 +75,7 @@ class Job:
     artifact: Artifact
     resolved: Resolved | None = None
     error: ToolkitError | None = None
-    expect: transfer.Digest | None = None
+    expect: Digest | None = None
     warnings: tuple[dict[str, str], ...] = ()
 
     @property
@@ -170,7 +175,7 @@ def _job(label: str, artifact: Artifact, options: StoreOptions, policy: Policy) 
     if artifact.mutable and artifact.unpack and resolved.key.lower().endswith(".zip"):
         # Told before the work begins, not when its result cannot be stored.
         raise UnsupportedArchive("a mutable artifact cannot be a zip: folders are packed as tar", hint="name it .tar")
-    expect = transfer.Digest.parse(artifact.hash) if artifact.hash else None
+    expect = Digest.parse(artifact.hash) if artifact.hash else None
     warnings = ({"code": "unverifiable-hash", "path": label},) if artifact.hash and expect is None else ()
     return Job(label=label, artifact=artifact, resolved=resolved, expect=expect, warnings=warnings)
 
@@ -200,6 +205,11 @@ class StagingDir:
         options: how stores talk; its ``window`` and ``request_env`` are set here.
         keep_free_bytes: free space to leave on the folder's file system.
         parallel: artifacts moved side by side.
+        cache: objects of immutable artifacts are taken from it, and kept in it; None asks the stores for every byte.
+        slots: how many transfers this machine may have at once, over all processes that share them; None is as many
+            as are asked for.
+        verify: hold what comes to the artifact's ``hash``, else to the checksum or ETag that its server has of it;
+            what has neither is staged with the warning ``unverifiable``.
         open: opens a store, as :func:`creds.resolve.open_store` does.
         on_event: called with every event, from one thread at a time.
         cancel: stops everything within a second when it is cancelled.
@@ -221,6 +231,9 @@ class StagingDir:
         options: StoreOptions | None = None,
         keep_free_bytes: int = 0,
         parallel: int = DEFAULT_PARALLEL,
+        cache: BlobCache | None = None,
+        slots: HostSlots | None = None,
+        verify: bool = False,
         open: Callable[..., Store] = open_store,  # noqa: A002 - the word for it; nothing here opens files by it
         on_event: OnEvent | None = None,
         cancel: Cancel | None = None,
@@ -232,6 +245,9 @@ class StagingDir:
         self.options = replace(options or StoreOptions(), window=window or Window())
         self.keep_free_bytes = keep_free_bytes
         self.parallel = parallel
+        self.cache = cache
+        self.slots = slots
+        self.verify = verify
         self.cancel = cancel or Cancel()
         self._report = Report(on_event, run=run)
         self._open = open
@@ -281,6 +297,7 @@ class StagingDir:
                 ],
             )
         with self._working(request) as work:
+            self._forget_parts(jobs)
             budget = self._budget(request, jobs)
             return self._side_by_side("fetch", jobs, lambda job: self._stage(job, how, budget, work), work.cancel)
 
@@ -426,18 +443,8 @@ class StagingDir:
         self._report.emit(Started(op="fetch", label=job.label, location=job.location))
         with transfer.partial_folder(self.root, job.label) as partial:
             try:
-                done = transfer.fetch(
-                    work.stores.store(job),
-                    resolved.key,
-                    partial.descriptor,
-                    name=job.name,
-                    unpacking=job.artifact.unpack,
-                    budget=budget,
-                    expect=job.expect,
-                    cancel=work.cancel,
-                    on_bytes=self._report.on_bytes("fetch", job.label),
-                    on_retry=self._report.on_retry("fetch", job.label),
-                )
+                with self._slot("fetch", job, work):
+                    done = self._fetched(job, partial.descriptor, budget, work)
             except (ObjectNotFound, AccessDenied) as error:
                 if not self._starts_empty(job, how, error):
                     raise
@@ -453,6 +460,44 @@ class StagingDir:
         return self._receipt(
             "fetch", job, "done", **done.facts(), warnings=(*warnings, *_below(job.label, done.warnings))
         )
+
+    def _fetched(self, job: Job, into: int, budget: Budget, work: _Work) -> transfer.Transferred:
+        assert job.resolved is not None
+        store, key, name = work.stores.store(job), job.resolved.key, job.name
+        cache = None if job.artifact.mutable else self.cache
+        asked = transfer.Asked(
+            expect=job.expect,
+            verify=self.verify,
+            open=None if cache is None else cache.opener(job.resolved),
+            cancel=work.cancel,
+            on_bytes=self._report.on_bytes("fetch", job.label),
+            on_retry=self._report.on_retry("fetch", job.label),
+        )
+        if job.artifact.unpack or cache is not None:
+            return transfer.fetch(store, key, into, asked, name=name, unpacking=job.artifact.unpack, budget=budget)
+        return fetch_file(store, key, into, self._part(job), asked, name=name, budget=budget)
+
+    def _part(self, job: Job) -> Path:
+        """Where what came of a file is kept when this process dies."""
+        named = hashlib.sha256(f"{job.label}\0{job.location}".encode("utf-8", "surrogatepass")).hexdigest()
+        return self.root / FOLDER / PARTS / named[:40]
+
+    def _forget_parts(self, jobs: Iterable[Job]) -> None:
+        """Remove what earlier processes left of what is not asked for any more."""
+        folder = self.root / FOLDER / PARTS
+        wanted = {self._part(job).name for job in jobs if job.resolved is not None and not job.artifact.unpack}
+        try:
+            for left in folder.iterdir() if folder.is_dir() else ():
+                if left.name.removesuffix(".journal") not in wanted:
+                    left.unlink()
+        except OSError as error:
+            raise DiskError.of("clean up", str(folder), error) from error
+
+    def _slot(self, op: str, job: Job, work: _Work) -> contextlib.AbstractContextManager[None]:
+        """Wait until this machine may have one more transfer."""
+        if self.slots is None:
+            return contextlib.nullcontext()
+        return self.slots.taken(work.cancel, self._report.on_wait(op, job.label))
 
     @staticmethod
     def _starts_empty(job: Job, how: _Stage, error: ObjectNotFound | AccessDenied) -> bool:
@@ -510,7 +555,7 @@ class StagingDir:
 
     def _send(self, job: Job, descriptor: int, found: Scan, record: Record, work: _Work) -> transfer.Transferred:
         assert job.resolved is not None
-        with self._source(job, descriptor, found, record) as source:
+        with self._source(job, descriptor, found, record) as source, self._slot("upload", job, work):
             return transfer.upload(
                 work.stores.store(job),
                 job.resolved.key,
@@ -711,5 +756,5 @@ def _record(job: Job, done: transfer.Transferred | None, signature: str | None) 
 
 
 def _below(label: str, warnings: Iterable[dict[str, str]]) -> tuple[dict[str, str], ...]:
-    """Warnings about an artifact's members, with paths as the staging folder shows them."""
-    return tuple({**warning, "path": f"{label}/{warning['path']}"} for warning in warnings)
+    """Warnings about an artifact or its members, with paths as the staging folder shows them."""
+    return tuple({**warning, "path": str(Path(label, warning["path"]))} for warning in warnings)

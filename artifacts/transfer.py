@@ -3,7 +3,7 @@
 Nothing here knows a request, a label, a policy or a state file. Between the store and the disk everything is an
 iterator of buffers::
 
-    fetch :  Store.open -> tap (progress, digest) -> decompress -> untar -> a folder that is published by rename
+    fetch :  Store.open or the cache -> tap (progress, digest) -> decompress -> untar -> a folder, published by rename
     upload:  scan -> pack -> compress -> tap (progress, digest) -> Store.write
 
 A failure at any point leaves neither a folder nor an object.
@@ -12,23 +12,23 @@ A failure at any point leaves neither a folder nor an object.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import secrets
 import shutil
 import stat
-import string
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 from artifacts.archive import formats
 from artifacts.archive.formats import in_thread
 from artifacts.archive.pack import Scan, pack
 from artifacts.archive.unpack import Unpacked, unpack, write_file
+from artifacts.digests import Digest, DigestedReading, computing
 from artifacts.errors import DiskError, IntegrityError
 from artifacts.limits import Budget
 from creds.errors import AccessDenied, ObjectChanged, ObjectNotFound
@@ -43,27 +43,6 @@ FILE = "file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Digest:
-    """What an object's bytes must hash to.
-
-    Attributes:
-        algorithm: ``sha256`` or ``md5``.
-        hexdigest: in lower case.
-    """
-
-    algorithm: str
-    hexdigest: str
-
-    @classmethod
-    def parse(cls, text: str) -> Digest | None:
-        """A digest from an artifact's ``hash``: 64 hex digits are sha256, 32 are md5; None for anything else."""
-        algorithm = {64: "sha256", 32: "md5"}.get(len(text))
-        if algorithm is None or not set(text) <= set(string.hexdigits):
-            return None
-        return cls(algorithm=algorithm, hexdigest=text.lower())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Transferred:
     """What one fetch or upload did.
 
@@ -71,7 +50,8 @@ class Transferred:
         meta: the object as the store knows it.
         object_bytes, unpacked_bytes: as stored, and as files.
         attempts: tries that were needed, retries of parts included; 1 is a clean run.
-        verified, pinned, conditional, warnings: as in :class:`~artifacts.events.Receipt`.
+        verified, pinned, conditional, cache: as in :class:`~artifacts.events.Receipt`.
+        warnings: as there; an empty path is the object's own.
         format: how the object is packed.
     """
 
@@ -83,6 +63,7 @@ class Transferred:
     verified: str = "none"
     pinned: str = "none"
     conditional: str | None = None
+    cache: str = "off"
     attempts: int = 1
     seconds: float = 0.0
     format: str | None = None
@@ -90,8 +71,8 @@ class Transferred:
 
     def facts(self) -> dict[str, Any]:
         """What a receipt says of it, the warnings apart."""
-        names = ("object_bytes", "unpacked_bytes", "members", "sha256", "verified", "pinned", "conditional", "attempts")
-        return {name: getattr(self, name) for name in names} | {
+        names = ("object_bytes", "unpacked_bytes", "members", "sha256", "verified", "pinned", "conditional", "cache")
+        return {name: getattr(self, name) for name in (*names, "attempts")} | {
             "etag": self.meta.etag,
             "version": self.meta.version,
             "seconds": round(self.seconds, 3),
@@ -110,7 +91,7 @@ class _Tap:
         on_bytes: OnBytes | None,
     ) -> None:
         self.count = 0
-        self._digest = hashlib.new(algorithm, usedforsecurity=False) if algorithm else None
+        self._digest = computing(algorithm) if algorithm else None
         self._total_bytes = total_bytes
         self._cancel = cancel
         self._on_bytes = on_bytes
@@ -151,19 +132,138 @@ class Attempts:
             self._on_retry(retry)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is asked of an object that is fetched, and how it is told.
+
+    Attributes:
+        expect: what its bytes must hash to.
+        verify: without ``expect``, hold it to the checksum or ETag that the server has of it.
+        if_match: the ETag that it must have.
+        open: begins to read it in the store's place, as :meth:`artifacts.cache.BlobCache.open` does; takes the store,
+            the key, ``meta`` (what the store said of it just now, or None), ``if_match``, ``cancel`` and ``on_retry``.
+        on_bytes: called about ten times a second.
+    """
+
+    expect: Digest | None = None
+    verify: bool = False
+    if_match: str | None = None
+    open: Callable[..., Reading] | None = None
+    cancel: Cancel | None = None
+    on_bytes: OnBytes | None = None
+    on_retry: OnRetry | None = None
+
+
+class Incoming:
+    """One object on its way here; a context manager that closes what it opened.
+
+    Attributes:
+        buffers: its bytes, in order; iterated once.
+        tap: counts them.
+
+    Raises:
+        StoreError: as :meth:`creds.store.Store.open` and ``head`` raise.
+    """
+
+    def __init__(self, store: Store, key: str, asked: Asked) -> None:
+        self._began = time.monotonic()
+        self._asked = asked
+        self._attempts = Attempts(asked.on_retry)
+        expect, if_match, known = asked.expect, asked.if_match, None
+        if asked.verify and expect is None:
+            known = store.head(key, checksums=True, cancel=asked.cancel)
+            expect = Digest.of(known)
+            if_match = if_match or (known.etag if known.strong else None)
+        self._expect = expect
+        self.reading = reading = self._open(store, key, if_match, known)
+        self._cached = reading if isinstance(reading, DigestedReading) else None
+        # Once is enough.
+        taps = expect is not None and not (self._cached is not None and expect.algorithm == "sha256")
+        algorithm = expect.algorithm if expect is not None and taps else None
+        self.tap = _Tap(algorithm, reading.meta.size_bytes, asked.cancel, asked.on_bytes)
+        self.buffers: Iterable[Buffer] = self.tap.through(reading)
+        self._threaded: formats.Threaded[Buffer] | None = None
+        if taps:
+            self.buffers = self._threaded = in_thread(self.buffers, depth=2)
+
+    def __enter__(self) -> Self:
+        self.reading.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._threaded is None:
+            self.reading.__exit__(kind, error, trace)
+            return
+        # The thread may wait for the network: it is told to end, then its source is closed, then it is waited for.
+        self._threaded.stop()
+        try:
+            self.reading.__exit__(kind, error, trace)
+        finally:
+            self._threaded.close()
+
+    def _open(self, store: Store, key: str, if_match: str | None, known: ObjectMeta | None) -> Reading:
+        asked: dict[str, Any] = {"if_match": if_match, "cancel": self._asked.cancel, "on_retry": self._attempts}
+        if self._asked.open is None:
+            reading = store.open(key, **asked)
+        else:
+            reading = self._asked.open(store, key, meta=known, **asked)
+        if known is not None and known.replaced_by(reading.meta):
+            with reading:
+                raise ObjectChanged(f"open {key}: the object changed while it was asked for", op="open", location=key)
+        return reading
+
+    def verify(self) -> str:
+        """Hold what came, to its end, to what is known of it; called before the reading is closed.
+
+        Raises:
+            IntegrityError.
+        """
+        self.tap.check_size()
+        if self._expect is not None:
+            return self._expect.check(self._sha256() if self._expect.algorithm == "sha256" else self.tap.hexdigest())
+        # What is in the cache was digested when it came, and again now.
+        return "sha256" if self._cached is not None and self._cached.cache == "hit" else "none"
+
+    def _sha256(self) -> str | None:
+        if self._cached is not None:
+            return self._cached.sha256
+        sha256 = self._expect is not None and self._expect.algorithm == "sha256"
+        return self.tap.hexdigest() if sha256 else None
+
+    def done(self, unpacked: Unpacked, verified: str) -> Transferred:
+        """What became of it, when it is closed."""
+        if self._asked.on_bytes is not None:
+            self._asked.on_bytes(self.tap.count, self.tap.count)
+        warnings = [*unpacked.warnings, *(self._cached.warnings if self._cached is not None else ())]
+        if self._asked.verify and self._expect is None:
+            warnings.append({"code": "unverifiable", "path": ""})
+        return Transferred(
+            meta=self.reading.meta,
+            object_bytes=self.tap.count,
+            unpacked_bytes=unpacked.unpacked_bytes,
+            members=unpacked.members,
+            sha256=self._sha256(),
+            verified=verified,
+            pinned=self.reading.pinned,
+            cache="off" if self._cached is None else self._cached.cache,
+            attempts=self._attempts.count,
+            seconds=time.monotonic() - self._began,
+            format=unpacked.format,
+            warnings=tuple(warnings),
+        )
+
+
 def fetch(
     store: Store,
     key: str,
     into: int,
+    asked: Asked | None = None,
     *,
     name: str,
     unpacking: bool,
     budget: Budget | None = None,
-    expect: Digest | None = None,
-    if_match: str | None = None,
-    cancel: Cancel | None = None,
-    on_bytes: OnBytes | None = None,
-    on_retry: OnRetry | None = None,
 ) -> Transferred:
     """Stream the object ``key`` into the folder behind the descriptor ``into``.
 
@@ -172,101 +272,47 @@ def fetch(
         name: the file's name when nothing is unpacked; the second hint, after magic bytes, of what the object is.
         unpacking: unpack an archive, rather than write the object as one file.
         budget: charged with every byte and member before it is written.
-        expect: what the object's bytes must hash to.
-        if_match: the ETag that the object must have.
-        on_bytes: called about ten times a second.
 
     Raises:
         StoreError: as :meth:`creds.store.Store.open` raises; ObjectChanged when the object is not ``if_match``.
         ArchiveError, LimitExceeded, IntegrityError, DiskError, Cancelled.
     """
-    began = time.monotonic()
     budget = budget or Budget()
-    attempts = Attempts(on_retry)
-    with store.open(key, if_match=if_match, cancel=cancel, on_retry=attempts) as reading:
-        size = reading.meta.size_bytes
-        tap = _Tap(expect.algorithm if expect else None, size, cancel, on_bytes)
-        buffers = tap.through(reading)
+    with Incoming(store, key, asked or Asked()) as incoming:
         done: Unpacked
         if unpacking:
-            done = unpack(buffers, into, name=name, budget=budget, object_bytes=size)
+            size = incoming.reading.meta.size_bytes
+            done = unpack(incoming.buffers, into, name=name, budget=budget, object_bytes=size)
         else:
-            done = write_file(buffers, into, name, budget)
-        pinned = reading.pinned
-    tap.check_size()
-    verified = _verify(expect, tap)
-    if on_bytes is not None:
-        on_bytes(tap.count, tap.count)
-    return Transferred(
-        meta=reading.meta,
-        object_bytes=tap.count,
-        unpacked_bytes=done.unpacked_bytes,
-        members=done.members,
-        sha256=tap.hexdigest() if verified == "sha256" else None,
-        verified=verified,
-        pinned=pinned,
-        attempts=attempts.count,
-        seconds=time.monotonic() - began,
-        format=done.format,
-        warnings=tuple(done.warnings),
-    )
+            done = write_file(incoming.buffers, into, name, budget)
+        verified = incoming.verify()
+    return incoming.done(done, verified)
 
 
-def copy(
-    store: Store,
-    key: str,
-    out: IO[bytes],
-    *,
-    expect: Digest | None = None,
-    if_match: str | None = None,
-    cancel: Cancel | None = None,
-    on_bytes: OnBytes | None = None,
-    on_retry: OnRetry | None = None,
-) -> Transferred:
-    """Write the object ``key`` to ``out`` as it comes; ``expect`` is looked at when all of it came.
+def copy(store: Store, key: str, out: IO[bytes], asked: Asked | None = None) -> Transferred:
+    """Write the object ``key`` to ``out`` as it comes; what it must hash to is looked at when all of it came.
 
     Raises:
         StoreError, IntegrityError, Cancelled; OSError from ``out``.
     """
-    began = time.monotonic()
-    attempts = Attempts(on_retry)
-    with store.open(key, if_match=if_match, cancel=cancel, on_retry=attempts) as reading:
-        tap = _Tap(expect.algorithm if expect else None, reading.meta.size_bytes, cancel, on_bytes)
-        for buffer in tap.through(reading):
+    with Incoming(store, key, asked or Asked()) as incoming:
+        for buffer in incoming.buffers:
             out.write(buffer)
         out.flush()
-        tap.check_size()
-        verified = _verify(expect, tap)
-        return Transferred(
-            meta=reading.meta,
-            object_bytes=tap.count,
-            unpacked_bytes=tap.count,
-            members=1,
-            sha256=tap.hexdigest() if verified == "sha256" else None,
-            verified=verified,
-            pinned=reading.pinned,
-            attempts=attempts.count,
-            seconds=time.monotonic() - began,
-            format=FILE,
-        )
+        verified = incoming.verify()
+    return incoming.done(plain(incoming.tap.count), verified)
 
 
-def _verify(expect: Digest | None, tap: _Tap) -> str:
-    if expect is None:
-        return "none"
-    seen = tap.hexdigest()
-    if seen != expect.hexdigest:
-        raise IntegrityError(
-            f"the object's {expect.algorithm} is {seen}, promised was {expect.hexdigest}",
-            hint="the object was replaced, or the promise is of something else",
-        )
-    return expect.algorithm
+def plain(size: int) -> Unpacked:
+    """What is said of an object that is written as it is."""
+    return Unpacked(members=1, unpacked_bytes=size, format=FILE)
 
 
 def _verified(expect: Digest | None, tap: _Tap, buffers: Iterable[Buffer]) -> Iterator[Buffer]:
     """``buffers``, and an error in the place of their end where they are not what was promised."""
     yield from tap.through(buffers)
-    _verify(expect, tap)
+    if expect is not None:
+        expect.check(tap.hexdigest())
 
 
 @dataclass(slots=True, kw_only=True)

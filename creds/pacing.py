@@ -91,8 +91,8 @@ class PacedStore:
             on_retry=on_retry,
         )
 
-    def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
-        return self._store.head(key, cancel=cancel)
+    def head(self, key: str, *, checksums: bool = False, cancel: Cancel | None = None) -> ObjectMeta:
+        return self._store.head(key, checksums=checksums, cancel=cancel)
 
     def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
         return self._store.list(prefix, recursive=recursive, cancel=cancel)

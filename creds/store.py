@@ -42,7 +42,8 @@ class ObjectMeta:
         etag: the server's ETag as sent, quotes included; None when it has none.
         version: the server's version id, None where versioning is off.
         modified: the last change, timezone-aware; None when the server does not tell.
-        checksums: algorithm name (``sha256``, ``crc32``, ...) to the server's value for the whole object.
+        checksums: algorithm name (``sha256``, ``crc32``, ...) to the server's value for the whole object, in base64.
+            ``md5`` is an ETag's that is known to be one.
     """
 
     key: str
@@ -137,9 +138,14 @@ class Cancel:
             raise self.error()
 
     @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        """Stop the work with :class:`~creds.errors.DeadlineExceeded` if the ``with`` block takes longer than this."""
-        timer = threading.Timer(seconds, self.cancel, (f"the deadline of {seconds:g} s is over", DeadlineExceeded))
+    def within(self, seconds: float, began: float | None = None) -> Iterator[None]:
+        """Stop the work with :class:`~creds.errors.DeadlineExceeded` if the ``with`` block takes longer than this.
+
+        Args:
+            began: since when, by :func:`time.monotonic`; None is now.
+        """
+        left = seconds if began is None else max(0.0, began + seconds - time.monotonic())
+        timer = threading.Timer(left, self.cancel, (f"the deadline of {seconds:g} s is over", DeadlineExceeded))
         timer.daemon = True
         timer.start()
         try:
@@ -369,6 +375,11 @@ class Ssh:
     key: str | None = None
     key_passphrase: str | None = field(default=None, repr=False)
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        if self.key_passphrase is not None:
+            raise TypeError("a passphrase is not pickled: give it where the store is opened")
+        return object.__reduce_ex__(self, protocol)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sts:
@@ -407,6 +418,9 @@ class Sts:
                 f"a session of {self.duration_seconds} s cannot be had", hint="STS gives 900 to 43200 seconds"
             )
 
+
+MOST_CONNECTIONS = 64
+"""Parts of one object side by side at the most: more gain nothing, and servers bear no more."""
 
 SSE = ("AES256", "aws:kms", "aws:kms:dsse")
 """How S3 can be asked to encrypt what is written, as ``x-amz-server-side-encryption`` has it."""
@@ -598,8 +612,12 @@ class Store(Protocol):
         ``if_none_match`` (True: only if absent) raise ObjectChanged where the server enforces them.
         """
 
-    def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
-        """What the server says of ``key``, without its bytes. Raises as :meth:`open`."""
+    def head(self, key: str, *, checksums: bool = False, cancel: Cancel | None = None) -> ObjectMeta:
+        """What the server says of ``key``, without its bytes. Raises as :meth:`open`.
+
+        With ``checksums`` it is asked for those of the whole object too, which may take a permission more (on AWS the
+        right to decrypt); none where the server has none.
+        """
 
     def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
         """Every object whose key starts with ``prefix``, sorted by the key's bytes, page by page.

@@ -11,6 +11,7 @@ stands before a real server, and its address is given as the endpoint::
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
@@ -21,7 +22,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -278,8 +279,12 @@ class MemoryStore:
             if_match, if_none_match = None, False
         return self._put(key, bytes(content), if_match, if_none_match=if_none_match)
 
-    def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
-        return self._held("head", key, cancel).meta
+    def head(self, key: str, *, checksums: bool = False, cancel: Cancel | None = None) -> ObjectMeta:
+        held = self._held("head", key, cancel)
+        if not checksums:
+            return held.meta
+        md5 = hashlib.md5(held.content, usedforsecurity=False).digest()
+        return replace(held.meta, checksums={"md5": base64.b64encode(md5).decode()})
 
     def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
         self._begin("list", prefix, cancel)
@@ -442,6 +447,7 @@ class FaultProxy:
 
     Attributes:
         requests: the request lines so far, in order.
+        answered_bytes: of the answers' bodies that were passed on so far.
     """
 
     def __init__(self, upstream: tuple[str, int]) -> None:
@@ -449,6 +455,7 @@ class FaultProxy:
         self._faults: list[Fault] = []
         self._open: set[asyncio.Task[None]] = set()
         self.requests: list[str] = []
+        self.answered_bytes = 0
         self._loop = asyncio.new_event_loop()
         started: threading.Event = threading.Event()
 
@@ -508,6 +515,9 @@ class FaultProxy:
         await asyncio.sleep(0.01)  # what was closed last is gone only after a turn of the loop
         await self._loop.shutdown_default_executor()
 
+    def _count(self, count: int) -> None:
+        self.answered_bytes += count
+
     def _pick(self, line: str) -> Fault:
         for fault in self._faults:
             if fault.times > 0 and re.search(fault.match, line):
@@ -566,6 +576,7 @@ class FaultProxy:
             corrupt=fault.down_corrupt_at,
             rate=fault.down_bytes_per_second,
             mid=fault.mid_hook,
+            passed=self._count,
             ends=writers,
         )
         answer = asyncio.create_task(_pump_answer(server, back, down, lose=fault.lose_answer))
@@ -589,6 +600,7 @@ class _Flow:
     corrupt: int | None = None
     rate: int | None = None
     mid: tuple[int, Callable[[], object]] | None = None
+    passed: Callable[[int], None] = lambda _: None
 
 
 def _close_unwanted(connecting: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> None:
@@ -653,6 +665,7 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, flow: 
         sink.write(chunk)
         await sink.drain()
         passed = end
+        flow.passed(len(chunk))
         if flow.mid is not None and passed >= flow.mid[0]:
             hook, flow.mid = flow.mid[1], None
             await asyncio.to_thread(hook)

@@ -161,17 +161,18 @@ def test_unknown_keys_are_told_with_what_was_meant(tmp_path):
     settings = load(
         tmp_path,
         'netwrok = 1\n[endpoint."a:1"]\nregon = "x"\n[issuer."i"]\nrole = "r"\n[limits]\nmax_byte = 1\n[policy]\nxyzzy = 1\n'
-        "[network]\nretry = 1\n[cache]\nx = 1\n",
+        "[network]\nretry = 1\n[cachet]\nx = 1\n[cache]\nmax_byte = 1\n",
     )
     prefix = f"{tmp_path / 'artifacts.toml'}: "
     assert [warning.removeprefix(prefix) for warning in settings.warnings] == [
         "netwrok is not read; did you mean network?",
-        "cache is not read",
+        "cachet is not read; did you mean cache?",
         'endpoint."a:1".regon is not read; did you mean region?',
         "issuer.i.role is not read; did you mean role_arn?",
         "network.retry is not read; did you mean retry_for?",
         "policy.xyzzy is not read",
         "limits.max_byte is not read; did you mean max_bytes?",
+        "cache.max_byte is not read; did you mean max_bytes?",
     ]
     assert [endpoint.host for endpoint in settings.endpoints] == ["a:1"]
 

@@ -48,8 +48,16 @@ ALLOWED = {
         "creds.secret",
     ),
     "artifacts/state.py": ("artifacts.errors",),
+    "artifacts/digests.py": ("artifacts.errors", "creds.store"),
+    "artifacts/locks.py": ("artifacts.errors", "creds.store"),
+    "artifacts/partial.py": ("artifacts.errors", "artifacts.state", "creds.store"),
+    "artifacts/cache.py": (
+        *("artifacts.archive", "artifacts.digests", "artifacts.errors", "artifacts.limits", "artifacts.locks"),
+        *("artifacts.partial", "artifacts.state", "creds.errors", "creds.resolve", "creds.store"),
+    ),
     "artifacts/transfer.py": (
         "artifacts.archive",
+        "artifacts.digests",
         "artifacts.errors",
         "artifacts.limits",
         "creds.store",

@@ -93,7 +93,7 @@ def write_file(buffers: Iterable[Buffer], into: int, name: str, budget: Budget) 
         DiskError: the system refused to create or write; ``errno`` says why.
     """
     with Tree(into, budget, None).settled() as tree:
-        tree.add_stream(_file_name(name), Stream(buffers))
+        tree.add_stream(file_name(name), Stream(buffers))
     return _unpacked(tree, "file")
 
 
@@ -101,7 +101,12 @@ def _unpacked(tree: Tree, format_: str) -> Unpacked:
     return Unpacked(members=tree.members, unpacked_bytes=tree.bytes, warnings=tree.warnings, format=format_)
 
 
-def _file_name(name: str) -> bytes:
+def file_name(name: str) -> bytes:
+    """The last segment of a key as a file's name.
+
+    Raises:
+        UnsafeMember: it is none.
+    """
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError as error:
@@ -162,7 +167,7 @@ def _expanded(inside: Stream, tree: Tree, name: str, compression: Compression) -
         return f"tar+{compression}"
     if is_tar_name(name):
         raise _no_archive(inside.peek(BLOCK_BYTES), name)
-    tree.add_stream(_file_name(without_suffix(name)), inside)
+    tree.add_stream(file_name(without_suffix(name)), inside)
     return compression
 
 

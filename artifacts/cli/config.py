@@ -76,6 +76,14 @@ def users(environ: Mapping[str, str]) -> Path:
     return Path(home) / "artifacts" / "artifacts.toml"
 
 
+def slots(cache: str | None, environ: Mapping[str, str]) -> Path:
+    """Where this user's processes agree on how many of them move something: in the cache, or where caches are."""
+    if cache is not None:
+        return Path(cache) / "slots"
+    home = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME", "/nonexistent"), ".cache")  # noqa: PTH118 - joined before it is a path
+    return Path(home) / "artifacts" / "slots"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a configuration file says; empty where there is none.
@@ -85,6 +93,8 @@ class Settings:
         network: by the names of the options.
         proxies: as ``StoreOptions.proxies`` has them; the environment comes before them.
         limits: by the names of :class:`artifacts.limits.Limits`.
+        cache: its folder.
+        host_transfers: how many transfers this machine may have at once.
         warnings: one for each key that is not read.
         document: the file's own tables and keys, for those who show them.
     """
@@ -99,6 +109,11 @@ class Settings:
     file_roots: tuple[str, ...] = ()
     lend_to: tuple[str, ...] = ()
     audit: str | None = None
+    deadline_seconds: float | None = None
+    cache: str | None = None
+    cache_max_bytes: int | None = None
+    cache_keep_free_bytes: int | None = None
+    host_transfers: int | None = None
     warnings: tuple[str, ...] = ()
     document: Document | None = None
 
@@ -170,6 +185,7 @@ class _Reading:
                 network[name] = self._file(("network", name), network[name])
         if "ca" in network:
             self._pem(("network", "ca"), network["ca"])
+        deadline_seconds = network.pop("deadline", None)
         limits = document.limits.model_dump(exclude_none=True)
         policy = document.policy
         return Settings(
@@ -183,6 +199,11 @@ class _Reading:
             file_roots=tuple(str(self._at(root)) for root in policy.file_roots or ()),
             lend_to=tuple(policy.lend_to or ()),
             audit=None if policy.audit is None else str(self._at(policy.audit)),
+            deadline_seconds=deadline_seconds,
+            cache=None if document.cache.dir is None else str(self._at(document.cache.dir)),
+            cache_max_bytes=document.cache.max_bytes,
+            cache_keep_free_bytes=document.cache.keep_free,
+            host_transfers=document.host.transfers,
             warnings=warnings,
             document=document,
         )

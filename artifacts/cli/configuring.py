@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from artifacts.cache import DEFAULT_MAX_BYTES
 from artifacts.cli import config as configuration
 from artifacts.cli import schema
 from artifacts.cli.config import ConfigError, Settings
@@ -169,6 +170,8 @@ class _Effective:
         yield from self._network()
         yield from self._identity()
         yield from self._limits()
+        yield from self._cache()
+        yield self._host()
         yield from self._policy()
         yield from self._endpoints()
         for iss, table in self._file.get("issuer", {}).items():
@@ -206,6 +209,7 @@ class _Effective:
             "read_timeout": options.read_timeout_seconds,
             "retries": retries.attempts - 1,
             "retry_for": retries.for_seconds,
+            "connections": options.parallel_parts,
         }
         filled = self._settings.filled(self._options)
         for key in schema.NetworkTable.model_fields:
@@ -237,6 +241,26 @@ class _Effective:
         defaults = {field.name: field.default for field in fields(Limits)}
         for key in schema.LimitsTable.model_fields:
             yield self._one("limits", key, defaults.get(key, 0))
+
+    def _host(self) -> Setting:
+        found = self._settings.host_transfers
+        name = ("host", "transfers")
+        return Setting(schema.dotted(name), None, "default") if found is None else self._from_file(name, found)
+
+    def _cache(self) -> Iterator[Setting]:
+        defaults = {"dir": None, "max_bytes": DEFAULT_MAX_BYTES, "keep_free": 0}
+        given = {"dir": self._options.get("cache"), "max_bytes": self._options.get("cache_max")}
+        if self._options.get("no_cache"):
+            yield Setting("cache.dir", None, "command line")
+            return
+        for key, default in defaults.items():
+            if given.get(key) is not None:
+                yield Setting(f"cache.{key}", given[key], "command line")
+            elif key in self._file.get("cache", {}):
+                value = self._settings.cache if key == "dir" else self._file["cache"][key]
+                yield self._from_file(("cache", key), value)
+            else:
+                yield Setting(f"cache.{key}", default, "default")
 
     def _policy(self) -> Iterator[Setting]:
         for key, from_file in (("file_roots", self._settings.file_roots), ("lend_to", self._settings.lend_to)):

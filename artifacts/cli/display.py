@@ -14,7 +14,7 @@ from typing import Self
 
 import click
 
-from artifacts.events import Event, Failed, Passed, Progress, Published, Receipt, Retried, Started
+from artifacts.events import Event, Failed, Passed, Progress, Published, Receipt, Retried, Started, Waiting
 from artifacts.text import printable, size_text
 
 VERBS = {
@@ -33,6 +33,8 @@ WARNINGS = {
     "no-location": "has no location: nothing is fetched or uploaded",
     "not-stored": "is no file, folder or link, and is not stored",
     "object-gone": "its object is gone; what is here is kept, and uploaded next time",
+    "not-cached": "cannot be written, or has no room: an object was not kept in the cache",
+    "unverifiable": "neither the request nor the server has a digest of it, and it was not verified",
     "unverifiable-hash": "its hash is neither sha256 nor md5, and was not checked",
 }
 
@@ -68,6 +70,8 @@ class Display:
             case Retried() if self.verbosity >= 0:
                 again = f"again in {event.wait_seconds:.1f} s"
                 self._say(f"{event.label}: attempt {event.attempt} failed ({event.error}); {again}")
+            case Waiting() if self.verbosity >= 0:
+                self._say(f"{event.label}: waits for one of this machine's transfers to end ([host] transfers)")
             case Failed():
                 error = event.receipt.error or {}
                 hint = f" (hint: {error['hint']})" if error.get("hint") else ""

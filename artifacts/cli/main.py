@@ -59,6 +59,7 @@ def cli() -> None:
 @options.into
 @options.fresh
 @options.start_empty
+@options.fetching
 @options.staging
 @options.common
 def stage(session: Session, request: str, into: str, *, fresh: bool, start_empty: tuple[str, ...], **rest: Any) -> None:
@@ -88,6 +89,7 @@ def upload(session: Session, request: str, folder: str, **rest: Any) -> None:
 @click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
 @options.fresh
 @options.start_empty
+@options.fetching
 @options.staging
 @options.common
 def run(
@@ -187,6 +189,8 @@ def push(
 @click.argument("path", type=click.Path(allow_dash=True))
 @click.option("--unpack", is_flag=True, help="Unpack an archive into PATH, a new folder.")
 @options.promised
+@options.fetching
+@options.transfers
 @options.dry_run
 @options.one_url
 @options.common
@@ -198,6 +202,11 @@ def get(
     unpack: bool,
     sha256: str | None,
     if_match: str | None,
+    cache: str | None,
+    cache_max: int | None,
+    no_cache: bool,
+    verify: bool,
+    transfers: int | None,
     dry_run: bool,
     **rest: Any,
 ) -> None:
@@ -211,6 +220,7 @@ def get(
     """
     from artifacts import objects
 
+    how = options.how(session, rest["config"], cache=cache, cache_max=cache_max, no_cache=no_cache, verify=verify)
     if url.endswith("/"):
         from artifacts.cli.showing import many
         from artifacts.prefixes import get_prefix
@@ -220,23 +230,28 @@ def get(
         access = options.access(session, url, **rest)
         many(
             session,
-            lambda told: get_prefix(url, path, dry_run=dry_run, access=access, on_event=told, cancel=session.cancel),
+            lambda told: get_prefix(
+                *(url, path),
+                dry_run=dry_run,
+                parallel=transfers,
+                access=access,
+                how=how,
+                on_event=told,
+                cancel=session.cancel,
+            ),
         )
         return
-    options.only_prefixes(dry_run=dry_run)
+    options.only_prefixes(dry_run=dry_run, transfers=transfers)
     if path == "-" and (unpack or session.as_json):
         raise click.UsageError("standard output takes neither --unpack nor --json")
     access = options.access(session, url, **rest)
-    promised = {"sha256": sha256, "if_match": if_match}
+    asked: dict[str, Any] = {"sha256": sha256, "if_match": if_match, "access": access, "how": how}
+    asked |= {"on_event": session.on_event, "cancel": session.cancel}
     if path == "-":
         session.reserve_stdout()
-        objects.get_stream(
-            url, sys.stdout.buffer, **promised, access=access, on_event=session.on_event, cancel=session.cancel
-        )
+        objects.get_stream(url, sys.stdout.buffer, **asked)
         return
-    receipt = objects.get(
-        url, path, unpack=unpack, **promised, access=access, on_event=session.on_event, cancel=session.cancel
-    )
+    receipt = objects.get(url, path, unpack=unpack, **asked)
     session.results([receipt])
 
 
@@ -245,6 +260,7 @@ def get(
 @click.argument("url")
 @click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
 @options.promised
+@options.transfers
 @options.dry_run
 @options.one_url
 @options.common
@@ -256,6 +272,7 @@ def put(
     if_absent: bool,
     sha256: str | None,
     if_match: str | None,
+    transfers: int | None,
     dry_run: bool,
     **rest: Any,
 ) -> None:
@@ -268,6 +285,7 @@ def put(
     """
     from artifacts import objects
 
+    how = options.how(session, rest["config"])
     if if_absent and if_match is not None:
         raise click.UsageError("--if-absent and --if-match exclude each other")
     if url.endswith("/"):
@@ -279,10 +297,18 @@ def put(
         access = options.access(session, url, **rest)
         many(
             session,
-            lambda told: put_prefix(path, url, dry_run=dry_run, access=access, on_event=told, cancel=session.cancel),
+            lambda told: put_prefix(
+                *(path, url),
+                dry_run=dry_run,
+                parallel=transfers,
+                access=access,
+                how=how,
+                on_event=told,
+                cancel=session.cancel,
+            ),
         )
         return
-    options.only_prefixes(dry_run=dry_run)
+    options.only_prefixes(dry_run=dry_run, transfers=transfers)
     access = options.access(session, url, **rest)
     with session.stdin() if path == "-" else contextlib.nullcontext(path) as source:
         receipt = objects.put(
@@ -292,6 +318,7 @@ def put(
             if_match=if_match,
             sha256=sha256,
             access=access,
+            how=how,
             on_event=session.on_event,
             cancel=session.cancel,
         )
@@ -473,6 +500,7 @@ def config_check(session: Session, file: str | None) -> None:
 
 @config.command("show")
 @click.option("--origin", is_flag=True, help="Say for each value who said it, and on which line.")
+@options.fetching
 @options.staging
 @options.common
 def config_show(session: Session, *, origin: bool, **rest: Any) -> None:

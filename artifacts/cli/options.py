@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from creds.store import SSE
+from creds.store import MOST_CONNECTIONS, SSE
 
 if TYPE_CHECKING:
     from artifacts.audit import AuditFile
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from artifacts.cli.configuring import Setting
     from artifacts.cli.session import Session
     from artifacts.limits import Limits
-    from artifacts.objects import Access
+    from artifacts.objects import Access, How
     from artifacts.request import Request
     from artifacts.staging import StagingDir
     from creds.models import Credentials
@@ -138,6 +138,12 @@ def _network(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="SIZE",
             help="Bytes per second of everything that is sent and fetched, such as 10MB.",
         ),
+        click.option(
+            "--connections",
+            type=click.IntRange(1, MOST_CONNECTIONS),
+            metavar="N",
+            help="Connections for the parts of one object [4].",
+        ),
         click.option("--read-timeout", type=seconds, metavar="SECONDS", help="For one silence of a server [60]."),
         click.option("--connect-timeout", type=seconds, metavar="SECONDS", help="For one connection [10]."),
         click.option("--retry-for", type=seconds, metavar="SECONDS", help="No new try begins later than this [120]."),
@@ -213,9 +219,73 @@ def operating(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+transfers = click.option(
+    "--transfers", type=click.IntRange(min=1), metavar="N", help="Artifacts or objects on their way side by side."
+)
+
+
+def fetching(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the commands that fetch; `how` makes them one value."""
+    for option in (
+        click.option("--no-cache", is_flag=True, help="Use no cache, whatever the configuration file says."),
+        click.option("--cache-max", type=_Bytes(), metavar="SIZE", help="Bytes of the cache, at most [50GiB]."),
+        click.option(
+            "--cache",
+            type=click.Path(file_okay=False),
+            metavar="DIR",
+            help="Keep objects here, and fetch each once for all processes of this machine.",
+        ),
+        click.option(
+            "--verify",
+            is_flag=True,
+            help="Hold what comes to the request's hash, else to the server's checksum or ETag.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def how(
+    session: Session,
+    config: str | None,
+    *,
+    cache: str | None = None,
+    cache_max: int | None = None,
+    no_cache: bool = False,
+    verify: bool = False,
+) -> How:
+    """How objects are moved."""
+    from artifacts.cli import config as configuration
+    from artifacts.objects import How
+
+    if no_cache and (cache is not None or cache_max is not None):
+        raise click.UsageError("--no-cache excludes --cache and --cache-max")
+    file = settings(session, config)
+    folder = None if no_cache else cache or file.cache
+    if cache_max is not None and folder is None:
+        raise click.UsageError("--cache-max goes with --cache")
+    kept = None
+    if folder is not None:
+        from artifacts.cache import DEFAULT_MAX_BYTES, BlobCache
+
+        most = file.cache_max_bytes if cache_max is None else cache_max
+        kept = BlobCache(
+            folder,
+            max_bytes=DEFAULT_MAX_BYTES if most is None else most,
+            keep_free_bytes=file.cache_keep_free_bytes or 0,
+        )
+    slots = None
+    if file.host_transfers is not None:
+        from artifacts.locks import HostSlots
+
+        slots = HostSlots(configuration.slots(cache or file.cache, os.environ), file.host_transfers)
+    return How(cache=kept, verify=verify, slots=slots)
+
+
 def staging(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the commands that work in a staging folder."""
     for option in (
+        transfers,
         click.option("--keep-free", type=_Bytes(), metavar="SIZE", help="Free space to leave on the file system [0]."),
         click.option(
             "--max-bytes", type=_Bytes(), metavar="SIZE", help="Unpacked bytes of a request, at most [100GiB]."
@@ -285,10 +355,11 @@ def diagnosing(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def only_prefixes(*, dry_run: bool) -> None:
+def only_prefixes(*, dry_run: bool, transfers: int | None = None) -> None:
     """Refuse what only a prefix can have."""
-    if dry_run:
-        raise click.UsageError("--dry-run goes with a prefix: a URL that ends with /")
+    for name, given in (("--dry-run", dry_run), ("--transfers", transfers is not None)):
+        if given:
+            raise click.UsageError(f"{name} goes with a prefix: a URL that ends with /")
 
 
 def load(session: Session, name: str) -> Request:
@@ -318,6 +389,8 @@ def settings(session: Session, config: str | None) -> Settings:
         session.settings = configuration.Settings() if path is None else configuration.load(path)
         for warning in session.settings.warnings:
             session.warn(warning)
+        if session.settings.deadline_seconds is not None:
+            session.stop_after(session.settings.deadline_seconds)
     return session.settings
 
 
@@ -325,7 +398,8 @@ def effective(session: Session, given: Mapping[str, Any]) -> list[Setting]:
     """Every value that holds, with who said it; ``given`` are the options of the command line."""
     from artifacts.cli import configuring
 
-    return configuring.effective(settings(session, given["config"]), given, os.environ)
+    said = {**given, "deadline": session.deadline_seconds}
+    return configuring.effective(settings(session, given["config"]), said, os.environ)
 
 
 def operator(
@@ -395,6 +469,7 @@ def _options(
     connect_timeout: float | None,
     read_timeout: float | None,
     max_rate: int | None,
+    connections: int | None,
     duration_seconds: int | None = None,
     **s3: Any,
 ) -> StoreOptions:
@@ -425,6 +500,7 @@ def _options(
         ),
         connect_timeout_seconds=connect_timeout or defaults.connect_timeout_seconds,
         read_timeout_seconds=read_timeout or defaults.read_timeout_seconds,
+        parallel_parts=connections or defaults.parallel_parts,
     )
 
 
@@ -470,19 +546,34 @@ def _pem(name: str | None) -> bytes | None:
 
 
 def staging_dir(
-    session: Session, folder: str, *, keep_free: int | None, max_bytes: int | None, **rest: Any
+    session: Session,
+    folder: str,
+    *,
+    keep_free: int | None,
+    max_bytes: int | None,
+    transfers: int | None,
+    cache: str | None = None,
+    cache_max: int | None = None,
+    no_cache: bool = False,
+    verify: bool = False,
+    **rest: Any,
 ) -> StagingDir:
     """The staging folder, with what the operator allows."""
-    from artifacts.staging import StagingDir
+    from artifacts.staging import DEFAULT_PARALLEL, StagingDir
 
     policy, options = operator(session, **rest)
     file = settings(session, rest["config"])
+    moving = how(session, rest["config"], cache=cache, cache_max=cache_max, no_cache=no_cache, verify=verify)
     return StagingDir(
         folder,
         policy=policy,
         options=options,
         limits=limits(session, rest["config"], max_bytes),
         keep_free_bytes=(file.keep_free_bytes or 0) if keep_free is None else keep_free,
+        parallel=transfers or DEFAULT_PARALLEL,
+        cache=moving.cache,
+        slots=moving.slots,
+        verify=moving.verify,
         on_event=session.on_event,
         cancel=session.cancel,
         run=session.run,

@@ -7,6 +7,7 @@ same tables, which a test compares, and the file of ``artifacts config init`` is
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from artifacts.request import parse_size
 from creds.endpoint import check_pattern
 from creds.errors import LocationError
 from creds.secret import Secret
+from creds.store import MOST_CONNECTIONS
 
 VERSION: Literal[1] = 1
 
@@ -35,6 +37,17 @@ def _size(value: Any) -> Any:
         return parse_size(value)
     except RequestError as error:
         raise ValueError("expected a size such as 500MB or 10GiB, or a number of bytes") from error
+
+
+def _duration(value: Any) -> Any:
+    from artifacts.cli.running import duration_seconds
+
+    if not isinstance(value, str):
+        return value
+    try:
+        return duration_seconds(f"{value}s" if value[-1:].isdecimal() else value, "duration")
+    except RequestError as error:
+        raise ValueError("expected seconds, or a duration such as 90s, 10m or 2h") from error
 
 
 def _lendable(pattern: str) -> str:
@@ -59,8 +72,11 @@ def _filled(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_filled)]
 Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+Rate = Annotated[int, BeforeValidator(_size), Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
+Connections = Annotated[int, Field(ge=1, le=MOST_CONNECTIONS)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, le=threading.TIMEOUT_MAX)]
 Hidden = Annotated[Secret, BeforeValidator(lambda value: Secret(value) if isinstance(value, str) else value)]
 Lendable = Annotated[str, AfterValidator(_lendable)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
@@ -147,6 +163,9 @@ class NetworkTable(_Table):
     read_timeout: Seconds | None = _key("seconds for one silence of a server", 60)
     retries: Annotated[int, Field(ge=0)] | None = _key("tries after the first", 5)
     retry_for: Seconds | None = _key("seconds after which no new try begins", 120)
+    connections: Connections | None = _key("connections for the parts of one object", 4)
+    max_rate: Rate | None = _key("bytes per second of everything that is sent and fetched", "100MB")
+    deadline: Duration | None = _key("stop a command that takes longer: seconds, or such as 90s, 10m, 2h", "6h")
     ca: Text | None = _key("a file of certificates (PEM) to trust beside the system's, everywhere", "corp-ca.pem")
     client_cert: Text | None = _key("a certificate (PEM) to show to every server that asks", "client.pem")
     client_key: Text | None = _key("its key, where it is in another file", "client.key")
@@ -155,6 +174,20 @@ class NetworkTable(_Table):
     no_proxy: Text | None = _key(
         "hosts without a proxy, with commas between, where NO_PROXY is not set", ".corp,10.0.0.0/8"
     )
+
+
+class CacheTable(_Table):
+    """Objects of immutable artifacts that are kept on this machine, and fetched once for all requests."""
+
+    dir: Text | None = _key("its folder; without one nothing is kept", "/var/cache/artifacts")
+    max_bytes: Size | None = _key("all objects together; those used longest ago go first", "50GiB")
+    keep_free: Size | None = _key("free space to leave on its file system", "10GiB")
+
+
+class HostTable(_Table):
+    """What all processes of this user on this machine share."""
+
+    transfers: Count | None = _key("artifacts on their way at once, over all processes; the others wait", 8)
 
 
 class Document(_Table):
@@ -166,6 +199,8 @@ class Document(_Table):
     limits: LimitsTable = LimitsTable()
     policy: PolicyTable = PolicyTable()
     network: NetworkTable = NetworkTable()
+    cache: CacheTable = CacheTable()
+    host: HostTable = HostTable()
 
 
 TABLES: Mapping[str, type[_Table]] = {
@@ -174,6 +209,8 @@ TABLES: Mapping[str, type[_Table]] = {
     "network": NetworkTable,
     "policy": PolicyTable,
     "limits": LimitsTable,
+    "cache": CacheTable,
+    "host": HostTable,
 }
 NAMED = {"endpoint": "minio.ml.svc:9000", "issuer": "https://gitlab.corp"}
 """The tables that are one for each name, and an example of a name."""

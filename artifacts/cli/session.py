@@ -44,7 +44,7 @@ class Session:
         show_traceback: print the traceback of an error.
         log_file: everything that is told, with UTC times, is appended here as well.
         settings: what the configuration file says, once it was read.
-        deadline_seconds: the work is stopped when it takes longer; None for never.
+        deadline_seconds: the command line's: the work is stopped when it takes longer; None leaves it to the file.
     """
 
     op: str
@@ -61,6 +61,7 @@ class Session:
     signalled: int | None = None
     _pass_on: Callable[[int], None] | None = None
     _display: Display | None = None
+    _seconds: float | None = None
     _began: float = field(default_factory=time.monotonic)
     _unprinted: OSError | None = None
     _deadline: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -121,7 +122,13 @@ class Session:
         """
         self._deadline.close()
         self.cancel.check()
-        return None if self.deadline_seconds is None else self._began + self.deadline_seconds - time.monotonic()
+        return None if self._seconds is None else self._began + self._seconds - time.monotonic()
+
+    def stop_after(self, seconds: float) -> None:
+        """Stop the work when this long has passed since its beginning; the first who says so has it."""
+        if self._seconds is None:
+            self._seconds = seconds
+            self._deadline.enter_context(self.cancel.within(seconds, self._began))
 
     def perform(self, work: Callable[[], int | None]) -> int:
         """Do the command's work, tell how it ended, and return the exit code. Never raises."""
@@ -136,7 +143,7 @@ class Session:
     def _logged(self, work: Callable[[], int | None]) -> int:
         with self._logging(), self._signals(), self._deadline:
             if self.deadline_seconds is not None:
-                self._deadline.enter_context(self.cancel.within(self.deadline_seconds))
+                self.stop_after(self.deadline_seconds)
             return self._ending(lambda: self._shown(work))
 
     def _shown(self, work: Callable[[], int | None]) -> int | None:

@@ -15,7 +15,7 @@ from typing import Any, Self
 from artifacts import transfer
 from artifacts.errors import DiskError, PrefixError
 from artifacts.events import OnEvent, Progress, Receipt, Report, Started, error_facts, resolved_facts
-from artifacts.objects import Access
+from artifacts.objects import Access, How
 from artifacts.text import printable
 from creds.errors import (
     Cancelled,
@@ -59,10 +59,12 @@ class Job:
         *,
         dry_run: bool,
         parallel: int | None,
+        how: How | None = None,
     ) -> None:
         if not url.endswith("/"):
             raise LocationError("the URL is no prefix: it does not end with '/'", hint="end it with '/'")
         self.op = op
+        self._how = how or How()
         self.resolved: Resolved = (access or Access()).resolve(url, prefix=True)
         self.report = Report(on_event)
         self.dry_run = dry_run
@@ -80,6 +82,7 @@ class Job:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self.cancel = stack.enter_context(self._outer.child())
+            stack.enter_context(self._how.taken(self.report, self.op, self._where, self.cancel))
             self.store: Store = stack.enter_context(contextlib.closing(self.resolved.open()))
             self._stack = stack.pop_all()
         return self
@@ -113,6 +116,16 @@ class Job:
         # Names of files that are no Unicode text would not print.
         shown = label if label.isascii() else label.encode("utf-8", "backslashreplace").decode()
         return self.report.receipt(self.op, shown, status, location=self._where + quoted(label), **self._facts, **facts)
+
+    def asked(self, label: str) -> transfer.Asked:
+        """How one object is fetched."""
+        cache = self._how.cache
+        return transfer.Asked(
+            verify=self._how.verify,
+            open=None if cache is None else cache.opener(self.resolved, label),
+            cancel=self.cancel,
+            on_retry=self.report.on_retry(self.op, label),
+        )
 
     def turn(self, size_bytes: int | None) -> contextlib.AbstractContextManager[object]:
         """Wait until an object of this size may be moved: few large ones at once, small ones at any time."""

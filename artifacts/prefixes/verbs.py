@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from artifacts import transfer
-from artifacts.errors import DiskError, IntegrityError, UnsafeKey
+from artifacts.errors import DiskError, UnsafeKey
 from artifacts.events import OnEvent, Receipt
-from artifacts.objects import Access
+from artifacts.objects import Access, How
 from artifacts.prefixes.folder import SCRATCH, Folder, Paths, unsafe
 from artifacts.prefixes.job import Job, Piece
 from artifacts.prefixes.same import OLD_FILE, same, same_md5, stamp
@@ -28,6 +28,7 @@ def get_prefix(
     dry_run: bool = False,
     parallel: int | None = None,
     access: Access | None = None,
+    how: How | None = None,
     on_event: OnEvent | None = None,
     cancel: Cancel | None = None,
 ) -> tuple[Receipt, ...]:
@@ -42,6 +43,7 @@ def get_prefix(
         path: the folder; made when it is missing.
         dry_run: say what would be fetched, and touch nothing.
         parallel: objects moved side by side; None is what suits the store.
+        how: as :func:`artifacts.get` takes it; the whole prefix counts as one transfer of this machine.
 
     Returns:
         One receipt an object, sorted by label, which is the key below the prefix.
@@ -52,7 +54,7 @@ def get_prefix(
         CredsError, DiskError, Cancelled.
     """
     with (
-        Job("get", url, access, on_event, cancel, dry_run=dry_run, parallel=parallel) as job,
+        Job("get", url, access, on_event, cancel, dry_run=dry_run, parallel=parallel, how=how) as job,
         Folder(os.fspath(path), dry_run=dry_run) as folder,
     ):
         return job.run(_Getting(job, folder).pieces())
@@ -65,6 +67,7 @@ def put_prefix(
     dry_run: bool = False,
     parallel: int | None = None,
     access: Access | None = None,
+    how: How | None = None,
     on_event: OnEvent | None = None,
     cancel: Cancel | None = None,
 ) -> tuple[Receipt, ...]:
@@ -78,6 +81,7 @@ def put_prefix(
         url: ends with ``/``.
         dry_run: say what would be sent, and send nothing.
         parallel: objects moved side by side; None is what suits the store.
+        how: as :func:`artifacts.put` takes it; the whole folder counts as one transfer of this machine.
 
     Returns:
         One receipt a file, sorted by label, which is its path below the folder.
@@ -87,7 +91,7 @@ def put_prefix(
         CredsError, DiskError, Cancelled.
     """
     _check_readable(os.fspath(path))
-    with Job("put", url, access, on_event, cancel, dry_run=dry_run, parallel=parallel) as job:
+    with Job("put", url, access, on_event, cancel, dry_run=dry_run, parallel=parallel, how=how) as job:
         return job.run(_Putting(job).pieces(os.fspath(path)))
 
 
@@ -213,13 +217,12 @@ class _Getting:
             return self._fetch(meta, label, here, at, name)
 
     def _fetch(self, meta: ObjectMeta, label: str, here: str, at: int, name: bytes) -> Receipt:
-        job, began = self._job, time.monotonic()
-        attempts = transfer.Attempts(job.report.on_retry(job.op, label))
+        job, began = self._job, time.time()
         descriptor, scratch = self._folder.new_file()
         try:
             try:
-                now, count, pinned = self._fill(descriptor, meta.key, attempts)
-                stamp(descriptor, meta, now, time.time() - (time.monotonic() - began))
+                done = self._fill(descriptor, label, meta.key)
+                stamp(descriptor, meta, done.meta, began)
             finally:
                 os.close(descriptor)
             os.rename(scratch, name, src_dir_fd=self._folder.scratch, dst_dir_fd=at)
@@ -227,36 +230,21 @@ class _Getting:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(scratch, dir_fd=self._folder.scratch)
             raise
-        seconds = time.monotonic() - began
-        return job.receipt(
-            label,
-            "done",
-            now,
-            path=here,
-            object_bytes=count,
-            unpacked_bytes=count,
-            members=1,
-            pinned=pinned,
-            attempts=attempts.count,
-            seconds=round(seconds, 3),
-            bytes_per_second=int(count / seconds) if seconds > 0 else None,
-        )
+        warnings = tuple({**warning, "path": warning["path"] or here} for warning in done.warnings)
+        return job.receipt(label, "done", path=here, **done.facts(), warnings=warnings)
 
-    def _fill(self, descriptor: int, key: str, attempts: transfer.Attempts) -> tuple[ObjectMeta, int, str]:
-        job, count, progress = self._job, 0, self._job.progress
-        with job.store.open(key, cancel=job.cancel, on_retry=attempts) as reading:
-            for buffer in reading:
+    def _fill(self, descriptor: int, label: str, key: str) -> transfer.Transferred:
+        job, progress = self._job, self._job.progress
+        with transfer.Incoming(job.store, key, job.asked(label)) as incoming:
+            for buffer in incoming.buffers:
                 size = len(buffer)
                 written = os.write(descriptor, buffer)
                 while written < size:
                     written += os.write(descriptor, memoryview(buffer)[written:])
-                count += size
                 if progress is not None:
                     progress.add(size)
-            now = reading.meta
-            if now.size_bytes is not None and now.size_bytes != count:
-                raise IntegrityError(f"the object has {now.size_bytes} bytes and {count} came", hint="fetch it again")
-            return now, count, reading.pinned
+            verified = incoming.verify()
+        return incoming.done(transfer.plain(incoming.tap.count), verified)
 
 
 def _refuse(error: UnsafeKey) -> Receipt:

@@ -301,7 +301,7 @@ class FilesStore:
         where = self._where(key)
         return ObjectChanged(f"write {where}: {said}", op="write", location=where)
 
-    def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
+    def head(self, key: str, *, checksums: bool = False, cancel: Cancel | None = None) -> ObjectMeta:  # noqa: ARG002 - the protocol has none
         if cancel is not None:
             cancel.check()
         folders, name = self._parts("head", key)

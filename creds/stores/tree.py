@@ -413,7 +413,7 @@ class TreeStore:
         retry.run(reading.begin, self._schedule("open", on_retry), cancel=cancel)
         return reading
 
-    def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
+    def head(self, key: str, *, checksums: bool = False, cancel: Cancel | None = None) -> ObjectMeta:  # noqa: ARG002 - the protocol has none
         self._parts("head", key)
 
         def work() -> ObjectMeta:

@@ -147,7 +147,7 @@ class HttpStore:
         )
         return writing.Upload(self._tree, wanted).run(buffers, self._options.part_bytes)
 
-    def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
+    def head(self, key: str, *, checksums: bool = False, cancel: Cancel | None = None) -> ObjectMeta:  # noqa: ARG002 - the protocol has none
         url, where = self._tree.url("head", key), self._tree.where(key)
         return self._transport.call(
             "head", lambda login: reading.head(self._transport, "head", key, url, where, login), cancel=cancel

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from creds.store import ObjectMeta
+
+_MD5 = re.compile(r'"([0-9a-fA-F]{32})"')
 
 
 def of_response(key: str, response: Mapping[str, Any]) -> ObjectMeta:
@@ -28,6 +33,20 @@ def of_response(key: str, response: Mapping[str, Any]) -> ObjectMeta:
             if name.startswith("Checksum") and name != "ChecksumType" and "-" not in str(value)
         },
     )
+
+
+def with_md5(found: ObjectMeta, response: Mapping[str, Any], bucket: str) -> ObjectMeta:
+    """``found``, from the answer to a HEAD, with the MD5 that its ETag is, where S3 says that it is one.
+
+    It is not where KMS or a key of the customer's encrypts, where parts were put together, and in directory buckets.
+    Source: the S3 API reference, "Object", ETag; the user guide on directory buckets.
+    """
+    md5 = _MD5.fullmatch(found.etag or "")
+    ciphered = response.get("SSECustomerAlgorithm") or str(response.get("ServerSideEncryption", "")).startswith("aws:")
+    if md5 is None or ciphered or bucket.endswith("--x-s3"):
+        return found
+    value = base64.b64encode(bytes.fromhex(md5[1])).decode("ascii")
+    return replace(found, checksums={**found.checksums, "md5": value})
 
 
 def of_entry(entry: Mapping[str, Any]) -> ObjectMeta:

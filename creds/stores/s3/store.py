@@ -136,9 +136,9 @@ class S3Store:
         publisher = Publisher(verb, self._conditions, if_match, if_none_match=if_none_match)
         return Upload(verb, publisher, described).run(buffers, size_hint_bytes)
 
-    def head(self, key: str, *, cancel: Cancel | None = None) -> ObjectMeta:
+    def head(self, key: str, *, checksums: bool = False, cancel: Cancel | None = None) -> ObjectMeta:
         verb = Verb(self._bucket, "head", key, cancel)
-        return verb.stoppable(verb.head)
+        return verb.stoppable(lambda: verb.head(checksums=checksums))
 
     def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
         verb = Verb(self._bucket, "list", prefix, cancel)

@@ -94,21 +94,24 @@ class Verb:
             throttle=self.bucket.throttle,
         )
 
-    def head(self) -> ObjectMeta:
+    def head(self, *, checksums: bool = False) -> ObjectMeta:
         """What the server says of the key, asked in this thread."""
-        return meta.of_response(self.key, self.look())
+        response = self.look(checksums=checksums)
+        found = meta.of_response(self.key, response)
+        return meta.with_md5(found, response, self.bucket.name) if checksums else found
 
-    def look(self) -> Mapping[str, Any]:
+    def look(self, *, checksums: bool = False) -> Mapping[str, Any]:
         """The whole of what the server says of the key, as boto3 gives it, asked in this thread."""
         call = replace(self, op="head").call
+        asked = {**self.target, **({"ChecksumMode": "ENABLED"} if checksums else {})}
 
         def get(client: Any, **ranged: str) -> Mapping[str, Any]:
-            response: Mapping[str, Any] = client.get_object(**self.target, **ranged)
+            response: Mapping[str, Any] = client.get_object(**asked, **ranged)
             response["Body"].close()
             return response
 
         def head(client: Any) -> Mapping[str, Any]:
-            response: Mapping[str, Any] = client.head_object(**self.target)
+            response: Mapping[str, Any] = client.head_object(**asked)
             return response
 
         try:
