@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -15,6 +16,9 @@ import pytest
 import servers
 from commands import Bench, finish, run, start, tar
 
+from artifacts import Access, How, IntegrityError, PrefixError, get, get_prefix
+from artifacts.objects import get_stream
+from creds import AWSCredential, Credentials
 from creds.testing import Fault, FaultProxy
 
 CONTENT = tar({"a": os.urandom(1 << 20), "b": b"x"})
@@ -287,21 +291,28 @@ def test_a_flipped_byte_is_seen_by_those_who_look(through, proxy):
 
 
 @pytest.mark.parametrize("algorithm", ["SHA256", "SHA1", "CRC32"])
-def test_the_servers_checksum_is_asked_for_and_held(through, proxy, keys, algorithm):
-    """It comes before the ETag; an archive, a file, a prefix and standard output are held to it."""
+def test_the_servers_checksum_is_asked_for_and_held(through, proxy, algorithm):
+    """It comes before the ETag; an archive, a file, a prefix and a stream are held to it."""
     through.client.put_object(Bucket=through.bucket, Key="p/in.tar", Body=CONTENT, ChecksumAlgorithm=algorithm)
-    common = ("--verify", "--endpoint", through.url, *keys)
-    out = through.folder / "out"
-    for url, more in (("p/in.tar", ("--unpack",)), ("p/in.tar", ()), ("p/", ())):
+    here = through.folder / "here"
+    place = through.place("p/in.tar").replace("s3://", "s3+http://")
+    credentials = Credentials(aws=AWSCredential(**commands.credentials(servers.ADMIN)["aws"]))
+    options = {"how": How(verify=True), "access": Access(credentials=credentials)}
+    ways = {
+        "archive": lambda: get(place, here / "archive", unpack=True, **options),
+        "file": lambda: get(place, here / "file", **options),
+        "prefix": lambda: get_prefix(place.removesuffix("in.tar"), here / "prefix", **options)[0],
+        "stream": lambda: get_stream(place, io.BytesIO(), **options),
+    }
+    for name, way in ways.items():
         flipped(proxy)
-        result = run("get", through.place(url), out, *more, *common)
-        assert result.code == 6
-        assert f"the {algorithm.lower()} of what came is" in result.err or "corrupt" in result.err
-        assert not out.exists() or commands.tree(out) == {}
-    flipped(proxy)
-    assert run("get", through.place("p/in.tar"), "-", *common).code == 6
-    receipt = run("get", through.place("p/in.tar"), out, "--unpack", *common, "--json").receipts["in.tar"]
-    assert (receipt["verified"], receipt["warnings"]) == ("checksum", [])
+        with pytest.raises((IntegrityError, PrefixError)) as caught:
+            way()
+        error = caught.value if name != "prefix" else caught.value.failures["in.tar"]
+        assert str(error).startswith(f"the {algorithm.lower()} of what came is ")
+        assert not (here / name).exists() or commands.tree(here / name) == {}
+        receipt = way()
+        assert (receipt.verified, receipt.warnings) == ("checksum", ())
 
 
 def test_the_requests_hash_comes_first(through, proxy):
