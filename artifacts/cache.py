@@ -127,7 +127,8 @@ class BlobCache:
             below: the rest of the key, after the prefix.
         """
         location, verdict = resolved.location, resolved.verdict
-        query = [pair for pair in location.query.split("&") if pair.partition("=")[0].lower() not in _SIGNING]
+        named = (pair for pair in location.query.split("&") if pair)
+        query = [pair for pair in named if pair.partition("=")[0].lower() not in _SIGNING]
         server = (location.scheme, verdict.endpoint_url or "", verdict.root or "", location.bucket)
         return functools.partial(self.open, location="\0".join((*server, resolved.key + below, *query)))
 

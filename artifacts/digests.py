@@ -18,7 +18,8 @@ class Digest:
     """What an object's bytes must hash to.
 
     Attributes:
-        algorithm: ``sha256``, ``md5``, ``sha1``, ``crc32``, ``crc32c`` or ``crc64nvme``.
+        algorithm: ``sha256``, ``md5``, ``sha1``, ``crc32``, ``crc32c``, ``crc64nvme``, or ``md5/SIZE``: the MD5 of the
+            MD5s of parts of so many bytes.
         hexdigest: in lower case.
         by: whose word it is, as receipts have it: ``checksum`` or ``etag`` of the server; empty is the request's, which
             goes by the algorithm.
@@ -43,14 +44,15 @@ class Digest:
         Args:
             meta: the answer to a ``head`` that asked for checksums.
         """
-        for algorithm, make in _MAKERS.items():
+        for algorithm in sorted(meta.checksums, key=_strength):
             try:
-                value = base64.b64decode(meta.checksums.get(algorithm, ""), validate=True)
-            except ValueError:
+                value = base64.b64decode(meta.checksums[algorithm], validate=True)
+                computed = computing(algorithm)
+            except (ImportError, ValueError):
                 continue
-            computed = make() if value else None
-            if computed is not None and len(computed.hexdigest()) == 2 * len(value):
-                return cls(algorithm=algorithm, hexdigest=value.hex(), by="etag" if algorithm == "md5" else "checksum")
+            if len(computed.hexdigest()) == 2 * len(value):
+                by = "etag" if algorithm.startswith("md5") else "checksum"
+                return cls(algorithm=algorithm, hexdigest=value.hex(), by=by)
         return None
 
     @property
@@ -105,10 +107,35 @@ class Computing(Protocol):
 
 
 def computing(algorithm: str) -> Computing:
-    """Begin a digest of one of :class:`Digest`'s algorithms."""
-    made = _MAKERS[algorithm]()
-    assert made is not None
-    return made
+    """Begin a digest of one of :class:`Digest`'s algorithms.
+
+    Raises:
+        ImportError: it is AWS' own, and their library is not installed.
+        ValueError: it is none of them.
+    """
+    name, _, size = algorithm.partition("/")
+    if name not in _ALGORITHMS or (size and (name != "md5" or not size.isdecimal() or not int(size))):
+        raise ValueError(f"no digest is called {algorithm!r}")
+    if size:
+        return _Parts(int(size))
+    if not name.startswith("crc"):
+        return hashlib.new(name, usedforsecurity=False)
+    if name == "crc32":
+        from isal import isal_zlib
+
+        return _Crc(isal_zlib.crc32, 4)
+    from awscrt import checksums  # the extra ``crc``: neither is in the standard library
+
+    return _Crc(getattr(checksums, name), 8 if name == "crc64nvme" else 4)
+
+
+_ALGORITHMS = ("sha256", "sha1", "crc64nvme", "crc32c", "crc32", "md5")
+"""The strongest first, but for MD5: an ETag is what is left where there is no checksum, and it is the slowest."""
+
+
+def _strength(algorithm: str) -> int:
+    name = algorithm.partition("/")[0]
+    return _ALGORITHMS.index(name) if name in _ALGORITHMS else len(_ALGORITHMS)
 
 
 class _Crc:
@@ -126,35 +153,27 @@ class _Crc:
         return self._value.to_bytes(self._size, "big").hex()
 
 
-def _hash(algorithm: str) -> Callable[[], Computing | None]:
-    return lambda: hashlib.new(algorithm, usedforsecurity=False)
+class _Parts:
+    """The MD5 of the MD5s of parts, as S3 makes the ETag of an object that was stored in parts."""
 
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._left = size
+        self._part = hashlib.md5(usedforsecurity=False)
+        self._whole = hashlib.md5(usedforsecurity=False)
 
-def _crc32() -> Computing | None:
-    from isal import isal_zlib
+    def update(self, buffer: Buffer) -> None:
+        view = memoryview(buffer)
+        while view:
+            if not self._left:
+                self._whole.update(self._part.digest())
+                self._part, self._left = hashlib.md5(usedforsecurity=False), self._size
+            piece = view[: self._left]
+            self._part.update(piece)
+            self._left -= len(piece)
+            view = view[len(piece) :]
 
-    return _Crc(isal_zlib.crc32, 4)
-
-
-def _aws(algorithm: str, size: int) -> Callable[[], Computing | None]:
-    """One of AWS' own, where its library is installed (the extra ``crc``): the standard library has neither."""
-
-    def make() -> Computing | None:
-        try:
-            from awscrt import checksums
-        except ImportError:
-            return None
-        return _Crc(getattr(checksums, algorithm), size)
-
-    return make
-
-
-# The strongest first; of an ETag's MD5 only the last is left to say, which is the slowest of all.
-_MAKERS: dict[str, Callable[[], Computing | None]] = {
-    "sha256": _hash("sha256"),
-    "sha1": _hash("sha1"),
-    "crc64nvme": _aws("crc64nvme", 8),
-    "crc32c": _aws("crc32c", 4),
-    "crc32": _crc32,
-    "md5": _hash("md5"),
-}
+    def hexdigest(self) -> str:
+        whole = self._whole.copy()
+        whole.update(self._part.digest())
+        return whole.hexdigest()

@@ -43,7 +43,7 @@ class ObjectMeta:
         version: the server's version id, None where versioning is off.
         modified: the last change, timezone-aware; None when the server does not tell.
         checksums: algorithm name (``sha256``, ``crc32``, ...) to the server's value for the whole object, in base64.
-            ``md5`` is an ETag's that is known to be one.
+            ``md5`` is an ETag's that is known to be one, ``md5/SIZE`` that of the MD5s of parts of so many bytes.
     """
 
     key: str

@@ -1,17 +1,22 @@
 """The cache: asked with the caller's own credential each time, whole or nothing, shared by processes."""
 
 import hashlib
+import itertools
 import json
 import os
+import shutil
 import threading
 
 import pytest
 
 from artifacts.cache import BlobCache, CachedReading
-from artifacts.errors import FolderError, IntegrityError
+from artifacts.errors import CorruptArchive, FolderError, IntegrityError
 from artifacts.partial import SYNC_BYTES, PartialFile
 from creds.errors import AccessDenied, Cancelled, StoreUnavailable
-from creds.store import Cancel
+from creds.location import Location
+from creds.policy import Policy
+from creds.resolve import resolve
+from creds.store import Cancel, StoreOptions
 from creds.testing import MemoryStore
 
 PLACE = "http://127.0.0.1/bucket/key"
@@ -237,3 +242,97 @@ def test_a_hit_is_a_cached_reading(tmp_path):
     with cache.open(store, "key", location=PLACE) as reading:
         assert isinstance(reading, CachedReading)
         assert (reading.meta.size_bytes, reading.pinned) == (len(content()), "etag")
+
+
+def test_what_dead_processes_left_counts_and_goes(tmp_path):
+    """A part that nobody fills is removed as the oldest object would be, its journal and its folder too."""
+    cache, store = BlobCache(tmp_path / "cache", max_bytes=3_000_000), Counting({"a": content(), "b": content()})
+    with cache.open(store, "a", location="a") as reading:
+        next(iter(reading))
+    assert files(cache) == [".journal", ".partial"]
+    (partial,) = cache.folder.glob("objects/*/*.partial")
+    os.truncate(partial, 1_500_000)
+    read(cache, store, "b", "b")
+    assert files(cache) == [".json", ".object"]
+    assert len(list((cache.folder / "objects").iterdir())) == 1
+
+
+def test_a_part_that_is_being_filled_stays(tmp_path):
+    """However little room there is: the other object is the one that is not kept."""
+    cache, store = BlobCache(tmp_path / "cache", max_bytes=3_000_000), Counting({"a": content(), "b": content()})
+    with cache.open(store, "a", location="a") as reading:
+        buffers = iter(reading)
+        got = [next(buffers) for _ in range(20)]
+        status, _, other = read(cache, store, "b", "b")
+        assert (status, [warning["code"] for warning in other.warnings]) == ("miss", ["not-cached"])
+        got += buffers
+    assert b"".join(got) == content()
+    assert read(cache, store, "a", "a")[0] == "hit"
+
+
+def test_what_failed_to_unpack_or_verify_is_not_kept(tmp_path):
+    """It may be the wire's doing, and would stay so for ever."""
+    cache, store = BlobCache(tmp_path / "cache"), Counting({"key": content()})
+
+    def unpack(count):
+        with cache.open(store, "key", location=PLACE) as reading:
+            list(itertools.islice(reading, count))
+            raise CorruptArchive("as if")
+
+    for count in (1, None):
+        with pytest.raises(CorruptArchive):
+            unpack(count)
+        assert files(cache) == []
+
+
+def test_a_folder_that_was_removed_while_it_was_waited_for_is_made_anew(tmp_path):
+    """Whoever cleans up and whoever comes meet in any order, and every reader gets the object."""
+    cache = BlobCache(tmp_path / "cache", max_bytes=2_500_000)
+    store = Counting({"a": content(), "b": content()[::-1]})
+    failures = []
+
+    def work(key):
+        wanted = content() if key == "a" else content()[::-1]
+        failures.extend(key for _ in range(12) if read(cache, store, key, key)[1] != wanted)
+
+    threads = [threading.Thread(target=work, args=(key,)) for key in "abab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_cache_whose_folder_is_gone_costs_the_download_nothing(tmp_path):
+    cache, store = BlobCache(tmp_path / "cache"), Counting({"key": content()})
+    shutil.rmtree(cache.folder)
+    (tmp_path / "cache").write_bytes(b"")
+    status, got, reading = read(cache, store)
+    assert (status, got) == ("miss", content())
+    assert reading.warnings == ({"code": "not-cached", "path": str(tmp_path / "cache")},)
+
+
+def located(url):
+    location = Location.parse(url)
+    policy = Policy.for_caller(endpoints=["http://127.0.0.1:1"])
+    return resolve(location, None, StoreOptions(), policy)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("s3+http://127.0.0.1:1/b/k", "s3+http://127.0.0.1:1/b/k", True),
+        ("s3+http://127.0.0.1:1/b/k", "s3+http://127.0.0.1:1/c/k", False),
+        ("s3+http://127.0.0.1:1/b/k", "s3+http://127.0.0.1:2/b/k", False),
+        ("s3+http://127.0.0.1:1/b/k/l", "s3+http://127.0.0.1:1/b/k", False),
+        ("https://h/k?X-Amz-Signature=1&x-amz-date=2", "https://h/k?X-Amz-Signature=3", True),
+        ("https://h/k?sig=1&sv=2", "https://h/k", True),
+        ("https://h/k?id=1&sig=1", "https://h/k?id=2&sig=1", False),
+        ("https://127.0.0.1/k?id=1", "http://127.0.0.1/k?id=1", False),
+    ],
+)
+def test_what_names_an_object(tmp_path, one, other, same):
+    """Its server, bucket and key; of a query what chooses the object, and not what signs it."""
+    cache = BlobCache(tmp_path / "cache")
+    names = {cache.opener(located(url)).keywords["location"] for url in (one, other)}
+    assert (len(names) == 1) is same

@@ -325,22 +325,31 @@ def test_the_requests_hash_comes_first(through, proxy):
     assert proxy.count("^HEAD") == 0
 
 
-def test_what_nobody_can_verify_is_staged_with_a_warning(bench):
-    """An object in parts without a checksum of the whole."""
-    created = bench.client.create_multipart_upload(Bucket=bench.bucket, Key="parts")
-    named = {"Bucket": bench.bucket, "Key": "parts", "UploadId": created["UploadId"]}
+def put_parts(bench: Bench, key: str, *sizes: int) -> None:
+    created = bench.client.create_multipart_upload(Bucket=bench.bucket, Key=key)
+    named = {"Bucket": bench.bucket, "Key": key, "UploadId": created["UploadId"]}
     parts = []
-    for number, body in ((1, bytes(5 << 20)), (2, b"end")):
-        etag = bench.client.upload_part(**named, PartNumber=number, Body=body)["ETag"]
+    for number, size in enumerate(sizes, 1):
+        etag = bench.client.upload_part(**named, PartNumber=number, Body=os.urandom(size))["ETag"]
         parts.append({"PartNumber": number, "ETag": etag})
     bench.client.complete_multipart_upload(**named, MultipartUpload={"Parts": parts})
-    request = bench.request({"data": bench.artifact("parts", unpack=False)})
-    result = bench.stage(request, "--verify", "--json")
-    receipt = result.receipts["data"]
-    assert (receipt["verified"], receipt["warnings"]) == ("none", [{"code": "unverifiable", "path": "data"}])
+
+
+def test_what_nobody_can_verify_is_staged_with_a_warning(through, proxy):
+    """The ETag of parts of one size can be; that of parts of any size cannot, and neither is a false alarm."""
+    put_parts(through, "even", 5 << 20, 5 << 20, 3)
+    put_parts(through, "odd", 5 << 20, 6 << 20, 3)
+    request = through.request({label: through.artifact(label, unpack=False) for label in ("even", "odd")})
+    result = through.stage(request, "--verify", "--json")
+    even, odd = result.receipts["even"], result.receipts["odd"]
+    assert (even["verified"], even["warnings"]) == ("etag", [])
+    assert (odd["verified"], odd["warnings"]) == ("none", [{"code": "unverifiable", "path": "odd"}])
     assert result.said == [
-        "warning: data: neither the request nor the server has a digest of it, and it was not verified"
+        "warning: odd: neither the request nor the server has a digest of it, and it was not verified"
     ]
+    flipped(proxy)
+    request = through.request({"even": through.artifact("even", unpack=False)})
+    assert through.stage(request, "--verify", "--fresh").code == 6
 
 
 # Going on after death.

@@ -20,12 +20,12 @@ servers tell times in seconds, and one that is replaced within the second must n
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
 from datetime import UTC, datetime
 
+from artifacts.digests import computing
 from creds.store import Cancel, ObjectMeta
 
 _READ_BYTES = 1 << 20
@@ -75,7 +75,7 @@ def _md5_of_parts(
     """The MD5 of a file, or with ``nested`` those of its parts' MD5s for each size of part, in one pass over it."""
     if not sizes:
         return []
-    cuts = [_Cut(size, nested=nested) for size in sizes]
+    cuts = [computing(f"md5/{size}" if nested else "md5") for size in sizes]
     descriptor = os.open(name, OLD_FILE, dir_fd=at)
     try:
         left = status.st_size
@@ -83,37 +83,10 @@ def _md5_of_parts(
             cancel.check()
             left -= len(buffer)
             for cut in cuts:
-                cut.add(buffer)
+                cut.update(buffer)
     finally:
         os.close(descriptor)
     return [] if left else [cut.hexdigest() for cut in cuts]
-
-
-class _Cut:
-    """The digest of bytes that are cut into parts."""
-
-    def __init__(self, size: int, *, nested: bool) -> None:
-        self._size = size
-        self._nested = nested
-        self._left = size
-        self._part = hashlib.md5(usedforsecurity=False)
-        self._digests: list[bytes] = []
-
-    def add(self, buffer: bytes) -> None:
-        view = memoryview(buffer)
-        while view:
-            if not self._left:
-                self._digests.append(self._part.digest())
-                self._part, self._left = hashlib.md5(usedforsecurity=False), self._size
-            piece = view[: self._left]
-            self._part.update(piece)
-            self._left -= len(piece)
-            view = view[len(piece) :]
-
-    def hexdigest(self) -> str:
-        if not self._nested:
-            return self._part.hexdigest()
-        return hashlib.md5(b"".join((*self._digests, self._part.digest())), usedforsecurity=False).hexdigest()
 
 
 def same_md5(some: ObjectMeta, other: ObjectMeta) -> bool:

@@ -15,6 +15,9 @@ from creds.stores.s3.bucket import Bucket
 from creds.stores.s3.errors import EngineError, cause_of, error_of, failed, from_boto
 from creds.stores.wire import stoppable
 
+_NO_PARTS = (400, 405, 416, 501)
+"""What servers answer that cannot tell of single parts."""
+
 E = TypeVar("E", bound=StoreError)
 T = TypeVar("T")
 
@@ -98,7 +101,21 @@ class Verb:
         """What the server says of the key, asked in this thread."""
         response = self.look(checksums=checksums)
         found = meta.of_response(self.key, response)
-        return meta.with_md5(found, response, self.bucket.name) if checksums else found
+        return meta.with_md5(found, response, self.bucket.name, self._part_bytes) if checksums else found
+
+    def _part_bytes(self, number: int) -> tuple[int | None, int | None]:
+        """The size of one part of an object that was stored in parts, and their count; None where nobody tells."""
+
+        def head(client: Any) -> tuple[int | None, int | None]:
+            response = client.head_object(**self.target, PartNumber=number)
+            return response.get("ContentLength"), response.get("PartsCount")
+
+        try:
+            return replace(self, op="head").call(head)
+        except StoreError as error:
+            if error.http_status not in _NO_PARTS:
+                raise
+            return None, None
 
     def look(self, *, checksums: bool = False) -> Mapping[str, Any]:
         """The whole of what the server says of the key, as boto3 gives it, asked in this thread."""
