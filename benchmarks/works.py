@@ -124,6 +124,7 @@ def works(sizes: Sizes, *, growth: bool) -> list[Work]:
     found.append(_fetch("far-fetch-large-tar", medium, "tar", NGINX, round_trip_seconds=FAR_SECONDS))
     found.append(_objects("far-objects", sizes.objects, NGINX, round_trip_seconds=FAR_SECONDS))
     found.append(_eight(medium))
+    found += [_cache(f"warm-cache-{title}", files) for title, files in (("large", medium), ("small", fewer))]
     for title, files in (("large", medium), ("small", fewer)):
         found += [_unpack(f"unpack-{title}-{kind}", files, kind) for kind in ("tar", "gz")]
         found += [_pack(f"pack-{title}-{kind}", files, kind) for kind in ("tar", "gz")]
@@ -277,6 +278,26 @@ def _eight(files: Files) -> Work:
 
     title = f"stage 8 artifacts of {_described(files, 'tar and gz')}"
     return Work(name="eight-at-once", title=title, prepare=prepare, server=NGINX)
+
+
+def _cache(name: str, files: Files) -> Work:
+    """The first run, which does not count, fills the warm one; the cold one is in the folder that is emptied."""
+
+    def prepare(place: Place) -> Prepared:
+        assert place.server is not None
+        key = place.shelf.archive(files, "tar")
+        request = _request(place, {"label": key}, unpack=True)
+        common = ("stage", "--quiet", "--endpoint", place.server.endpoint_url, "--into", _staged, str(request))
+        caches: dict[str, tuple[str | Callable[[Path], str], ...]] = {
+            f"{OURS}, warm cache": ("--cache", str(place.scratch / name)),
+            f"{OURS}, cold cache": ("--cache", lambda into: str(into / "cache")),
+            f"{OURS}, no cache": (),
+        }
+        ours = {title: place.peers.ours(*common, *cache)[OURS] for title, cache in caches.items()}
+        digest = lambda into: content.tree_digest(into / "out" / "label")
+        return Prepared(contenders=_checked(ours, digest), expected=place.shelf.archive_digest(files))
+
+    return Work(name=name, title=f"stage {_described(files, 'tar')}, again", prepare=prepare, server=NGINX)
 
 
 def _staged(into: Path) -> str:
