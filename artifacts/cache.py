@@ -365,7 +365,7 @@ class CachedReading(DigestedReading):
         self.pinned = pinned
         self.warnings = warnings
         self._digest = hashlib.sha256()
-        self._buffers = in_thread(self._read())
+        self._buffers = in_thread(self._read(), depth=1)
 
     @property
     def sha256(self) -> str:

@@ -184,7 +184,7 @@ class Incoming:
         self.buffers: Iterable[Buffer] = self.tap.through(reading)
         self._threaded: formats.Threaded[Buffer] | None = None
         if taps:
-            self.buffers = self._threaded = in_thread(self.buffers, depth=2)
+            self.buffers = self._threaded = in_thread(self.buffers, depth=1)
 
     def __enter__(self) -> Self:
         self.reading.__enter__()

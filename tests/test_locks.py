@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -70,3 +71,35 @@ def test_a_link_in_a_locks_place_is_not_followed(tmp_path):
     with pytest.raises(DiskError):
         FileLock(tmp_path / "lock")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_long_wait_is_told_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("artifacts.locks.LONG_SECONDS", 0.0)
+    slots, told, held = HostSlots(tmp_path, 1), [], threading.Event()
+
+    def hold():
+        with slots.taken(Cancel()):
+            held.set()
+            while not told:
+                time.sleep(0.01)
+            time.sleep(0.3)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(20)
+    with slots.taken(Cancel(), lambda: told.append("waits")):
+        assert told == ["waits"]
+    holder.join()
+
+
+def test_a_lock_that_was_removed_is_no_lock(tmp_path):
+    lock = FileLock(tmp_path / "lock")
+    lock.acquire(Cancel())
+    assert lock.is_current()
+    (tmp_path / "lock").unlink()
+    assert not lock.is_current()
+    other = FileLock(tmp_path / "lock")
+    assert not lock.is_current()
+    assert other.try_acquire()
+    other.close()
+    lock.close()

@@ -5,6 +5,7 @@ A real difference between stores is a flag with its reason, never a changed test
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import threading
@@ -63,6 +64,14 @@ class Conformance:
             assert reading.meta.size_bytes == len(CONTENT)
             assert reading.meta.key == "k"
             assert b"".join(reading) == CONTENT
+
+    def test_checksums_are_those_of_the_content(self, store: Store) -> None:
+        # Asking for them tells no less; a store that has none tells none, and what it calls an MD5 is one.
+        store.write("k", [CONTENT])
+        plain, asked = store.head("k"), store.head("k", checksums=True)
+        assert (asked.size_bytes, asked.etag) == (plain.size_bytes, plain.etag)
+        for name in set(asked.checksums) & {"md5", "sha1", "sha256"}:
+            assert base64.b64decode(asked.checksums[name]) == hashlib.new(name, CONTENT).digest()
 
     def test_meta_agrees(self, store: Store) -> None:
         # write, head, open and list tell the same ETag and size.

@@ -33,7 +33,7 @@ from creds.errors import (
     Unauthenticated,
 )
 from creds.keys import AwsKeys
-from creds.store import S3, Retries, Retry, StoreOptions, Tls
+from creds.store import S3, Retries, Retry, Ssh, StoreOptions, Tls
 from creds.stores.s3 import S3Store
 from creds.testing import Fault, FaultProxy
 
@@ -225,6 +225,13 @@ def test_a_redirect_to_plaintext_gets_no_key(seaweed: servers.S3Server, bucket: 
         store.close()
         assert 3 <= len(proxy.requests) <= 9
         assert trap.requests == []
+
+
+def test_a_passphrase_is_not_pickled():
+    """As no keys are; what names a key's file is."""
+    with pytest.raises(TypeError, match="is not pickled"):
+        pickle.dumps(StoreOptions(ssh=Ssh(key="id", key_passphrase="planted")))
+    assert pickle.loads(pickle.dumps(StoreOptions(ssh=Ssh(key="id")))).ssh == Ssh(key="id")
 
 
 def test_a_customers_key_is_not_pickled():
