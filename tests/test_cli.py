@@ -989,7 +989,7 @@ def test_a_request_never_uses_the_callers_credentials(bench):
 )
 def test_wrong_usage(tmp_path, arguments, line):
     """Exit 2 and one line that says what to write instead; without any argument the help."""
-    (tmp_path / "r.json").write_text("{}")
+    (tmp_path / "r.json").write_text('{"experiment": {"artifacts": {"a": {}}}}')
     result = run(*arguments, cwd=tmp_path)
     assert result.code == 2
     if line is None:
@@ -1053,6 +1053,58 @@ def test_readers_that_go_away_and_full_outputs(bench):
     assert unlogged.code == 0
     assert len(unlogged.said) == 1
     assert unlogged.said[0].startswith("warning: --log-file /dev/full cannot be written (")
+
+
+def test_help_that_cannot_be_printed():
+    """A full disk under the help is one line and exit 9, as for every command."""
+    full = run("--help", before=("sh", "-c", 'exec "$@" > /dev/full', "sh"))
+    assert (full.code, full.err) == (9, "error: cannot use standard output: No space left on device\n")
+
+
+def test_streams_that_were_closed(bench):
+    """Whoever starts the command may have closed its streams: what must be printed fails as on a full disk, no more."""
+    bench.put("a", b"1")
+    shut = run("ls", bench.place(""), env=OWN, before=("sh", "-c", 'exec "$@" >&-', "sh"))
+    said = (
+        "error: cannot use standard output: Bad file descriptor (EBADF) (hint: it was closed before the command began)"
+    )
+    assert (shut.code, shut.said[-1]) == (9, said)
+    target = bench.folder / "a"
+    quiet = run("get", bench.place("a"), target, "-q", env=OWN, before=("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"))
+    assert (quiet.code, target.read_bytes()) == (0, b"1")
+
+
+def test_one_run_has_one_name(bench, tmp_path):
+    """Receipts, the summary and the record of decisions of one command name the same run, for objects and prefixes."""
+    bench.put("p/a", b"1")
+    for number, arguments in enumerate(
+        (
+            ("get", bench.place("p/a"), tmp_path / "a"),
+            ("get", bench.place("p/"), tmp_path / "p"),
+            ("cp", bench.place("p/a"), bench.place("b")),
+            ("rm", bench.place("b")),
+        )
+    ):
+        record = tmp_path / f"{number}.jsonl"
+        done = run(*arguments, "--json", "--audit", record, env=OWN)
+        decided = [json.loads(line) for line in record.read_text().splitlines()]
+        assert len({line["run"] for line in (*done.lines, *decided)}) == 1
+        assert (len(done.lines) >= 2, len(decided) >= 1) == (True, True)
+
+
+def test_many_warnings_of_a_kind(bench):
+    """Of warnings that are alike the first five are told in words, and how many more there are; the receipt has all."""
+    folder = fill(bench.folder / "links", {"a": "1"})
+    for number in range(8):
+        (folder / f"link{number}").symlink_to("/etc")
+    sent = run("put", folder, bench.place("links.tar"), env=OWN)
+    words = "is a link that leaves the folder: it is stored, and unpacking will refuse it"
+    assert [line for line in sent.said if line.startswith("warning")] == [
+        *(f"warning: link{number}: {words}" for number in range(5)),
+        f"warning: 3 more: {words}",
+    ]
+    told = run("put", folder, bench.place("links.tar"), "--json", env=OWN)
+    assert len(told.lines[0]["warnings"]) == 8
 
 
 def on_terminal(*arguments: str | os.PathLike[str]) -> tuple[int, str]:
