@@ -325,7 +325,7 @@ def put(
 @options.one_url
 @options.common
 def ls(session: Session, urls: tuple[str, ...], *, recursive: bool, long: bool, **rest: Any) -> int:
-    """List buckets, prefixes, folders and objects.
+    """List the objects of buckets, prefixes and folders.
 
     One line an object: size in bytes, time of the last change in UTC, key. What lies deeper is shown as its folder,
     ending with /, unless --recursive. A prefix (a URL that ends with /, or a bucket) may be empty; any other URL must
@@ -404,8 +404,8 @@ def rm(
 
 
 @cli.command()
-@click.argument("source", metavar="URL")
-@click.argument("target", metavar="URL")
+@click.argument("source", metavar="SOURCE-URL")
+@click.argument("target", metavar="TARGET-URL")
 @click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
 @options.dry_run
 @options.one_url

@@ -1,4 +1,4 @@
-"""``sftp:`` locations: a server's files over SSH, by paramiko (``pip install 'artifact-creds[sftp]'``).
+"""``sftp:`` locations: a server's files over SSH, by paramiko (the extra ``sftp``).
 
 The server's host key must be known before anything is said to it: by a ``known_hosts`` file or by its fingerprint, and
 an unknown one is never accepted. We log in with the key or password that was given and nothing else: no agent, no key
@@ -122,7 +122,7 @@ def _paramiko() -> Any:
     try:
         import paramiko
     except ImportError as error:
-        hint = "pip install 'artifact-creds[sftp]'"
+        hint = "pip install paramiko"
         raise MissingDependency("sftp locations need paramiko, which is not installed", hint=hint) from error
     # Python prints warnings of loggers that nobody listens to; what they say is in our errors.
     logger = logging.getLogger(_LOG)

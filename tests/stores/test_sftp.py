@@ -303,7 +303,7 @@ def test_without_paramiko(server, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "paramiko", None)
     with pytest.raises(MissingDependency) as caught:
         store_of(server)
-    assert caught.value.hint == "pip install 'artifact-creds[sftp]'"
+    assert caught.value.hint == "pip install paramiko"
 
 
 def test_logs_hold_no_secret(server, caplog) -> None:

@@ -102,10 +102,16 @@ _BY_STATUS: Mapping[int, _Rule] = {
 
 _SILENT = _Rule(StoreTimeout, retryable=True, said="no answer in time")
 _UNKNOWN_HOST = _Rule(
-    StoreUnavailable, retryable=True, said="the server's name is not known", hint="check the endpoint's host name"
+    StoreUnavailable,
+    retryable=True,
+    said="the server's name is not known",
+    hint="check the endpoint's host name, or the proxy's",
 )
 _UNREACHED = _Rule(
-    StoreUnavailable, retryable=True, said="cannot connect", hint="check that the endpoint is up and reachable"
+    StoreUnavailable,
+    retryable=True,
+    said="cannot connect",
+    hint="check that the endpoint, or the proxy before it, is up and reachable",
 )
 _BROKEN = _Rule(StoreUnavailable, retryable=True, said="the connection broke")
 _UNTRUSTED = _Rule(
