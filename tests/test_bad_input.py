@@ -442,7 +442,7 @@ def test_transient_failures(bench):
         assert labels(begun[name][0].job) == []
     refused, throttled = ended["refused"].error("a"), ended["throttled"].error("a")
     assert refused["message"] == f"open {begun['refused'][0].place('k.tar')}: cannot connect"
-    assert refused["hint"] == "check that the endpoint is up and reachable"
+    assert refused["hint"] == "check that the endpoint, or the proxy before it, is up and reachable"
     assert (throttled["http_status"], throttled["server_code"]) == (503, "SlowDown")
 
 

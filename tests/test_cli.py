@@ -600,10 +600,10 @@ def job_request(bench: Bench, **more: object) -> Path:
     [
         (("true",), 0, "command exited with 0"),
         (("sh", "-c", "exit 42"), 42, "command exited with 42"),
-        (("sh", "-c", "kill -9 $$"), 137, "ended by signal 9"),
-        (("sh", "-c", "kill -TERM $$"), 143, "ended by signal 15"),
-        (("./main.sh",), 126, "./main.sh cannot be executed: Permission denied"),
-        (("no-such-program",), 127, "no-such-program is not found"),
+        (("sh", "-c", "kill -9 $$"), 137, "warning: ended by signal 9"),
+        (("sh", "-c", "kill -TERM $$"), 143, "warning: ended by signal 15"),
+        (("./main.sh",), 126, "warning: ./main.sh cannot be executed: Permission denied"),
+        (("no-such-program",), 127, "warning: no-such-program is not found"),
     ],
 )
 def test_run_exits_as_its_command(bench, job, command, code, said):
@@ -668,7 +668,7 @@ def test_run_stops_a_command_at_its_limit(bench, job):
     script = "trap 'echo saved > ../out/log; exit 0' TERM; sleep 60 & wait"
     result = bench.run(job_request(bench, max_duration="1s"), "sh", "-c", script, flags=("--json",))
     assert (result.code, result.summary["command_exit"]) == (124, 124)
-    assert result.said[0] == "stopped after its 1 s"
+    assert result.said[0] == "warning: stopped after its 1 s"
     assert result.receipts["out"]["status"] == "done"
     with tarfile.open(fileobj=io.BytesIO(bench.read("out.tar"))) as archive:
         assert archive.getnames() == ["log"]

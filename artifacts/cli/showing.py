@@ -119,4 +119,5 @@ def _summarize(session: Session, receipts: Iterable[Receipt]) -> None:
     counts = Counter(receipt.status for receipt in receipts)
     moved = sum(receipt.object_bytes or 0 for receipt in receipts if receipt.status in ("done", "planned"))
     parts = [f"{count} {status}" for status, count in sorted(counts.items())]
-    session.say(f"{len(receipts)} objects: {', '.join((*parts, size_text(moved)))}")
+    noun = "object" if len(receipts) == 1 else "objects"
+    session.say(f"{len(receipts)} {noun}: {', '.join((*parts, size_text(moved)))}")
