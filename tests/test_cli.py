@@ -1055,6 +1055,22 @@ def test_readers_that_go_away_and_full_outputs(bench):
     assert unlogged.said[0].startswith("warning: --log-file /dev/full cannot be written (")
 
 
+def test_ctrl_c_before_the_command_is_there():
+    """Ctrl-C while modules are being loaded ends the process by that signal, and prints no traceback."""
+    code = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "artifacts.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from artifacts.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=environment())
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
 def test_help_that_cannot_be_printed():
     """A full disk under the help is one line and exit 9, as for every command."""
     full = run("--help", before=("sh", "-c", 'exec "$@" > /dev/full', "sh"))

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from artifacts.cli.session import Session
 
 
-def main() -> NoReturn:
-    """The entry point of the ``artifacts`` command."""
+def start() -> NoReturn:
+    """Do what the command line says, and end the process."""
     _open_closed_streams()
     code = _command_line()
     with contextlib.suppress(OSError):

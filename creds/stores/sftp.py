@@ -491,7 +491,7 @@ class _Session:
             raise Failure(StoreError, f"no common algorithm: {printable(str(error))}", hint=hint) from error
         except (paramiko.SSHException, paramiko.SFTPError) as error:
             said = f"the SSH connection failed: {printable(str(error), self._password)}"
-            raise Failure(StoreUnavailable, said) from error
+            raise Failure(StoreUnavailable, said, hint="check that an SSH server listens on this port") from error
         except InvalidTag as error:
             raise Failure(StoreUnavailable, "the SSH connection failed: a packet was changed on its way") from error
         except UnicodeDecodeError as error:
