@@ -37,6 +37,7 @@ _HINT_CLOCK = "this machine's clock differs from the server's; set it right"
 _HINT_DENIED = (
     "give a credential that may do this; without the ListBucket permission S3 answers 403 for a missing key too"
 )
+HINT_NOT_S3 = "check that the endpoint is an S3 server"
 _HINT_REGION = "the bucket is in another region: set it (--region, or region in the credential)"
 
 _THROTTLED = _Rule(StoreUnavailable, retryable=True)
@@ -135,7 +136,8 @@ _BARE_400 = _Rule(
     StoreError, hint="S3 gives a reason and this did not: check the endpoint; where it speaks TLS name it as https://"
 )
 _NOT_SENT = _Rule(StoreError, said="not a request that S3 allows")
-_NOT_S3 = _Rule(StoreError, said="an answer that is not S3's", hint="check that the endpoint is an S3 server")
+_NOT_S3 = _Rule(StoreError, said="an answer that is not S3's", hint=HINT_NOT_S3)
+_IN_A_CIRCLE = _Rule(StoreError, said="redirected too many times", hint=HINT_NOT_S3)
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9/+=._:-]{1,128}")
@@ -151,6 +153,7 @@ _OBSTORE_LEADS = (
 # The first mark found in obstore's account of a failure that is not an answer names it.
 _OBSTORE_FAULTS: tuple[tuple[str, _Rule], ...] = (
     ("BareRedirect", _BARE_REDIRECT),
+    ("TooManyRedirects", _IN_A_CIRCLE),
     ("AlertReceived", _UNSHOWN),
     ("InvalidContentType", _NO_TLS),
     ("ertificate", _UNTRUSTED),
