@@ -1108,6 +1108,32 @@ def test_one_run_has_one_name(bench, tmp_path):
         assert (len(done.lines) >= 2, len(decided) >= 1) == (True, True)
 
 
+@pytest.mark.parametrize("document", ["{}", '{"experiment": {}}', '{"awz": {"access_key": "A"}}', '{"aws": null}'])
+def test_a_credentials_file_without_a_credential(tmp_path, document):
+    """Another document in its place is invalid, exit 2: it is not gone on with as nobody."""
+    (tmp_path / "c.json").write_text(document)
+    result = run("get", "s3://127.0.0.1:1/b/k", "x", "--credentials", "c.json", cwd=tmp_path)
+    assert (result.code, result.said) == (
+        2,
+        ["error: c.json: there is no credential in it (hint: it holds one of aws, plain and jwt)"],
+    )
+
+
+def test_a_profile_of_the_environment_that_is_not_there(tmp_path):
+    """The profile is named, whoever named it."""
+    env = {"AWS_PROFILE": "nope", "AWS_EC2_METADATA_DISABLED": "true"}
+    result = run("get", "s3://127.0.0.1:1/b/k", tmp_path / "x", env=env)
+    assert result.code == 5
+    assert "the AWS setup has no profile 'nope'" in result.said[-1]
+
+
+@pytest.mark.parametrize("command", [("ls", ""), ("stat", ""), ("get", "", "x"), ("rm", "")])
+def test_an_empty_url(tmp_path, command):
+    """What a variable of the shell that is not set leaves is told as such."""
+    result = run(*command, "--anonymous", cwd=tmp_path)
+    assert (result.code, result.said) == (2, ["error: the URL is empty"])
+
+
 def test_many_warnings_of_a_kind(bench):
     """Of warnings that are alike the first five are told in words, and how many more there are; the receipt has all."""
     folder = fill(bench.folder / "links", {"a": "1"})
