@@ -240,7 +240,7 @@ def _promised(sha256: str | None, if_match: str | None) -> dict[str, Any]:
     """What a transfer holds the object to."""
     expect = None if sha256 is None else Digest.parse(sha256)
     if sha256 is not None and (expect is None or expect.algorithm != "sha256"):
-        raise RequestError("the sha256 is none: it has 64 hex digits")
+        raise RequestError("the sha256 to compare with has not 64 hex digits")
     return {"expect": expect, "if_match": quoted_etag(if_match)}
 
 

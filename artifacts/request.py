@@ -285,11 +285,14 @@ def loads_credentials(data: bytes | str) -> Credentials:
     """Read a ``credentials`` object that stands alone, as strictly as one in a request.
 
     Raises:
-        RequestError: not JSON, fields that do not fit, or a near miss of one: nobody else will read it.
+        RequestError: not JSON, fields that do not fit, a near miss of one (nobody else will read it), or no credential.
     """
     credentials, warnings = _credentials_codec().decode(data)
     if warnings:
         raise RequestError(warnings)
+    if all(given is None for given in (credentials.aws, credentials.plain, credentials.jwt)):
+        # Another document, such as a whole request: to go on as nobody would be told of as a permission that lacks.
+        raise RequestError("there is no credential in it", hint="it holds one of aws, plain and jwt")
     return credentials
 
 

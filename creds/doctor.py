@@ -407,7 +407,13 @@ class _Diagnosis:
             return self._fail("tcp", problem, hint="change HTTPS_PROXY, or name the host in NO_PROXY")
         except ConnectionRefusedError:
             problem = StoreUnavailable(f"{where} refuses the connection: nothing listens there")
-            return self._fail("tcp", problem, hint="start the server, or correct the host and port of the location")
+            return self._fail(
+                "tcp",
+                problem,
+                hint="start the server, or correct the host and port of the location"
+                if contact.proxy is None
+                else "it is the proxy: correct HTTP_PROXY and HTTPS_PROXY, or name the host in NO_PROXY",
+            )
         except TimeoutError:
             late = StoreTimeout(f"{where} does not answer within {seconds:g} s")
             return self._fail("tcp", late, hint="look for a firewall between; a slow server needs --connect-timeout")

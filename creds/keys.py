@@ -364,7 +364,9 @@ class ChainKeys:
         )
 
         if isinstance(error, ProfileNotFound):
-            return MissingCredential(f"the AWS setup has no profile {self.profile!r}", hint="see 'aws configure list'")
+            return MissingCredential(
+                f"the AWS setup has no profile {str(error.kwargs['profile'])!r}", hint="see 'aws configure list'"
+            )
         if isinstance(error, PartialCredentialsError):
             return MissingCredential(f"the AWS setup ({self.source}) has half a pair of keys: {error}")
         if isinstance(error, ConfigParseError):

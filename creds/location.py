@@ -470,7 +470,8 @@ def _after_slashes(scheme: str, rest: str) -> str:
     rest = rest[2:]
     if "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
         raise LocationError(
-            f"the {scheme} location holds a user or password", hint="credentials belong in the credentials field"
+            f"the {scheme} location holds a user or password",
+            hint="give them as credentials.plain: in the request, or in a file for --credentials",
         )
     return rest
 

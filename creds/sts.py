@@ -216,7 +216,9 @@ def _keys(answer: Answer, url: str, source: str, claims: Claims | None) -> AwsKe
         code = told.get("Code", "")
         code = code if _CODE.fullmatch(code) else ""
         kind = _Refused if claims is None and code in _KEYS_REFUSED else RefreshError
-        hint = _HINTS.get(code) or "check that the endpoint is an STS, and the role"
+        of_token = claims is None and code in ("InvalidIdentityToken", "InvalidParameterValue")
+        hint = None if of_token else _HINTS.get(code)
+        hint = hint or "check that the endpoint is an STS, and the role"
         raise kind(
             f"STS {url} refused the {'keys' if claims is None else 'token'}: {answer.status} {code}".rstrip(),
             hint=hint if claims is None else f"{hint}; the token says {claims}",

@@ -113,7 +113,7 @@ def _once(
             raise _unreached(what) from bare(error)
         raise RefreshError(
             f"{what}: the server's certificate is not trusted",
-            hint="check the endpoint's name and the certificate authority",
+            hint="check the endpoint's name, and give a private authority's certificate by --ca",
         ) from bare(error)
     except NewConnectionError as error:  # before its parent, the time-out
         raise _unreached(what) from bare(error)

@@ -442,7 +442,7 @@ def test_transient_failures(bench):
         assert labels(begun[name][0].job) == []
     refused, throttled = ended["refused"].error("a"), ended["throttled"].error("a")
     assert refused["message"] == f"open {begun['refused'][0].place('k.tar')}: cannot connect"
-    assert refused["hint"] == "check that the endpoint is up and reachable"
+    assert refused["hint"] == "check that the endpoint, or the proxy before it, is up and reachable"
     assert (throttled["http_status"], throttled["server_code"]) == (503, "SlowDown")
 
 
@@ -494,22 +494,23 @@ def test_two_mutable_artifacts_with_one_location(bench, op):
 
 @pytest.mark.parametrize("document", [b"{}", b'{"experiment": {}}', b'{"experiment": {"artifacts": {}}}'])
 def test_a_request_without_artifacts(bench, document):
-    """Nothing to do is done: 0, an empty summary, and no output for a person."""
+    """Nothing to do is done, and a person is asked whether that was meant: 0, an empty summary."""
     result = run("stage", "-", "--into", bench.job, "--json", stdin=document)
-    assert (result.code, result.err) == (0, "")
+    asked = "warning: there are no artifacts in it: is it a request?\n"
+    assert (result.code, result.err) == (0, asked)
     assert result.lines == [result.summary]
     assert (result.summary["done"], result.summary["failed"], result.summary["owed"]) == (0, 0, [])
-    assert run("check", "-", stdin=document) == Result(0, b"", "")
+    assert run("check", "-", stdin=document) == Result(0, b"", asked)
     assert labels(bench.job) == []
 
 
 @pytest.mark.parametrize(
     ("document", "line"),
     [
-        (b"", "error: line 1, column 1: "),
-        (b"not json", "error: line 1, column 1: "),
-        (b'{"experiment": {"artifacts": {"a": {"mutable": true}}}', "error: line 1, column 55: "),
-        (b'{} {"more": 1}', "error: line 1, column 4: "),
+        (b"", "error: standard input: line 1, column 1: "),
+        (b"not json", "error: standard input: line 1, column 1: "),
+        (b'{"experiment": {"artifacts": {"a": {"mutable": true}}}', "error: standard input: line 1, column 55: "),
+        (b'{} {"more": 1}', "error: standard input: line 1, column 4: "),
         (b"[]", "error: "),
         (
             b'{"experiment": {"artifacts": {"a": {"mutable": "yes", "key": 7}}}}',

@@ -600,10 +600,10 @@ def job_request(bench: Bench, **more: object) -> Path:
     [
         (("true",), 0, "command exited with 0"),
         (("sh", "-c", "exit 42"), 42, "command exited with 42"),
-        (("sh", "-c", "kill -9 $$"), 137, "ended by signal 9"),
-        (("sh", "-c", "kill -TERM $$"), 143, "ended by signal 15"),
-        (("./main.sh",), 126, "./main.sh cannot be executed: Permission denied"),
-        (("no-such-program",), 127, "no-such-program is not found"),
+        (("sh", "-c", "kill -9 $$"), 137, "warning: ended by signal 9"),
+        (("sh", "-c", "kill -TERM $$"), 143, "warning: ended by signal 15"),
+        (("./main.sh",), 126, "warning: ./main.sh cannot be executed: Permission denied"),
+        (("no-such-program",), 127, "warning: no-such-program is not found"),
     ],
 )
 def test_run_exits_as_its_command(bench, job, command, code, said):
@@ -668,7 +668,7 @@ def test_run_stops_a_command_at_its_limit(bench, job):
     script = "trap 'echo saved > ../out/log; exit 0' TERM; sleep 60 & wait"
     result = bench.run(job_request(bench, max_duration="1s"), "sh", "-c", script, flags=("--json",))
     assert (result.code, result.summary["command_exit"]) == (124, 124)
-    assert result.said[0] == "stopped after its 1 s"
+    assert result.said[0] == "warning: stopped after its 1 s"
     assert result.receipts["out"]["status"] == "done"
     with tarfile.open(fileobj=io.BytesIO(bench.read("out.tar"))) as archive:
         assert archive.getnames() == ["log"]
@@ -989,7 +989,7 @@ def test_a_request_never_uses_the_callers_credentials(bench):
 )
 def test_wrong_usage(tmp_path, arguments, line):
     """Exit 2 and one line that says what to write instead; without any argument the help."""
-    (tmp_path / "r.json").write_text("{}")
+    (tmp_path / "r.json").write_text('{"experiment": {"artifacts": {"a": {}}}}')
     result = run(*arguments, cwd=tmp_path)
     assert result.code == 2
     if line is None:
@@ -1053,6 +1053,100 @@ def test_readers_that_go_away_and_full_outputs(bench):
     assert unlogged.code == 0
     assert len(unlogged.said) == 1
     assert unlogged.said[0].startswith("warning: --log-file /dev/full cannot be written (")
+
+
+def test_ctrl_c_before_the_command_is_there():
+    """Ctrl-C while modules are being loaded ends the process by that signal, and prints no traceback."""
+    code = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "artifacts.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from artifacts.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=environment())
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
+def test_help_that_cannot_be_printed():
+    """A full disk under the help is one line and exit 9, as for every command."""
+    full = run("--help", before=("sh", "-c", 'exec "$@" > /dev/full', "sh"))
+    assert (full.code, full.err) == (9, "error: cannot use standard output: No space left on device\n")
+
+
+def test_streams_that_were_closed(bench):
+    """Whoever starts the command may have closed its streams: what must be printed fails as on a full disk, no more."""
+    bench.put("a", b"1")
+    shut = run("ls", bench.place(""), env=OWN, before=("sh", "-c", 'exec "$@" >&-', "sh"))
+    said = (
+        "error: cannot use standard output: Bad file descriptor (EBADF) (hint: it was closed before the command began)"
+    )
+    assert (shut.code, shut.said[-1]) == (9, said)
+    target = bench.folder / "a"
+    quiet = run("get", bench.place("a"), target, "-q", env=OWN, before=("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"))
+    assert (quiet.code, target.read_bytes()) == (0, b"1")
+
+
+def test_one_run_has_one_name(bench, tmp_path):
+    """Receipts, the summary and the record of decisions of one command name the same run, for objects and prefixes."""
+    bench.put("p/a", b"1")
+    for number, arguments in enumerate(
+        (
+            ("get", bench.place("p/a"), tmp_path / "a"),
+            ("get", bench.place("p/"), tmp_path / "p"),
+            ("cp", bench.place("p/a"), bench.place("b")),
+            ("rm", bench.place("b")),
+        )
+    ):
+        record = tmp_path / f"{number}.jsonl"
+        done = run(*arguments, "--json", "--audit", record, env=OWN)
+        decided = [json.loads(line) for line in record.read_text().splitlines()]
+        assert len({line["run"] for line in (*done.lines, *decided)}) == 1
+        assert (len(done.lines) >= 2, len(decided) >= 1) == (True, True)
+
+
+@pytest.mark.parametrize("document", ["{}", '{"experiment": {}}', '{"awz": {"access_key": "A"}}', '{"aws": null}'])
+def test_a_credentials_file_without_a_credential(tmp_path, document):
+    """Another document in its place is invalid, exit 2: it is not gone on with as nobody."""
+    (tmp_path / "c.json").write_text(document)
+    result = run("get", "s3://127.0.0.1:1/b/k", "x", "--credentials", "c.json", cwd=tmp_path)
+    assert (result.code, result.said) == (
+        2,
+        ["error: c.json: there is no credential in it (hint: it holds one of aws, plain and jwt)"],
+    )
+
+
+def test_a_profile_of_the_environment_that_is_not_there(tmp_path):
+    """The profile is named, whoever named it."""
+    env = {"AWS_PROFILE": "nope", "AWS_EC2_METADATA_DISABLED": "true"}
+    result = run("get", "s3://127.0.0.1:1/b/k", tmp_path / "x", env=env)
+    assert result.code == 5
+    assert "the AWS setup has no profile 'nope'" in result.said[-1]
+
+
+@pytest.mark.parametrize("command", [("ls", ""), ("stat", ""), ("get", "", "x"), ("rm", "")])
+def test_an_empty_url(tmp_path, command):
+    """What a variable of the shell that is not set leaves is told as such."""
+    result = run(*command, "--anonymous", cwd=tmp_path)
+    assert (result.code, result.said) == (2, ["error: the URL is empty"])
+
+
+def test_many_warnings_of_a_kind(bench):
+    """Of warnings that are alike the first five are told in words, and how many more there are; the receipt has all."""
+    folder = fill(bench.folder / "links", {"a": "1"})
+    for number in range(8):
+        (folder / f"link{number}").symlink_to("/etc")
+    sent = run("put", folder, bench.place("links.tar"), env=OWN)
+    words = "is a link that leaves the folder: it is stored, and unpacking will refuse it"
+    assert [line for line in sent.said if line.startswith("warning")] == [
+        *(f"warning: link{number}: {words}" for number in range(5)),
+        f"warning: 3 more: {words}",
+    ]
+    told = run("put", folder, bench.place("links.tar"), "--json", env=OWN)
+    assert len(told.lines[0]["warnings"]) == 8
 
 
 def on_terminal(*arguments: str | os.PathLike[str]) -> tuple[int, str]:

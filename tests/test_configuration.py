@@ -54,13 +54,16 @@ def test_the_page_has_every_key(table):
         assert value == fields[key.strip("`")].examples[0]
 
 
+KEYS = b'{"aws": {"access_key": "A", "secret_access_key": "S"}}'
+
+
 def test_the_pages_examples_load(tmp_path, monkeypatch):
     """Each TOML block of the page is a file that loads without a warning, where the files it names exist."""
     blocks = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     assert len(blocks) >= 3
     authority = Authority(tmp_path)
     for name in re.findall(r'"([\w-]+\.(?:pem|json))"', PAGE):
-        (tmp_path / name).write_bytes(authority.pem if name.endswith(".pem") else b"{}")
+        (tmp_path / name).write_bytes(authority.pem if name.endswith(".pem") else KEYS)
     fill(tmp_path, {"known_hosts": "", "id_ed25519": "", "client.key": ""})
     for block in blocks:
         path = tmp_path / "artifacts.toml"
@@ -123,6 +126,7 @@ def test_the_written_file_is_valid_with_every_key(tmp_path):
         ("[network]\nretries = -1\nread_timeout = 0\nconnect_timeout = inf", ["network.connect_timeout: expected a finite number", "network.read_timeout: expected greater than 0", "network.retries: expected greater than or equal to 0"]),
         ('[network]\nclient_key = "k"', ["network.client_key: goes with client_cert", "network.client_key: {folder}/k is no file"]),
         ('[limits]\nmax_depth = 0\n[endpoint."a:1"]\nregion = 5\nrole_arn = "r"', ['endpoint."a:1".region: expected', "limits.max_depth: expected", 'endpoint."a:1".role_arn: goes with']),
+        ('[endpoint."a:1"]\ncredentials = "k.json"', ['endpoint."a:1".credentials: {folder}/k.json is no file']),
         ('[network]\nhttps_proxy = ["planted"]', ["network.https_proxy: expected a valid string"]),
     ],
 )  # fmt: skip
@@ -144,7 +148,7 @@ def test_wrong_values(tmp_path, text, problems):
         ('version = "planted"', "version: expected 1, got a str"),
         ("version = true", "version: expected 1, got True"),
         ("version =", "Invalid value"),
-        (b"version = 1 # \xff", "can't decode"),
+        (b"version = 1 # \xff", "it is no text in UTF-8"),
     ],
 )
 def test_no_file_of_this_version(tmp_path, text, said):

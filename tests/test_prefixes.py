@@ -451,6 +451,14 @@ def test_commands(bench, keys, tmp_path):
     assert bench.keys() == []
 
 
+def test_a_whole_bucket(moto, keys):
+    """The bucket's own URL is a prefix too, and a receipt says where each object is."""
+    moto.put("a/b", b"1")
+    gone = run("rm", "-r", moto.place(""), "--json", *keys)
+    assert gone.receipts["a/b"]["location"] == moto.place("a/b")
+    assert moto.keys() == []
+
+
 def test_unsafe_keys_exit_6(moto, keys, tmp_path):
     """The command names the key and ends with 6; the rest is there."""
     moto.put("p/../up\x1b[31m", b"1")

@@ -41,7 +41,7 @@ def test_there_is_nothing_untested_in_the_readme():
 def test_scripts_exist():
     """The first block's commands are executable files of the repository (and are run by `scripts/test` and CI)."""
     commands = [line.split()[0] for line in BLOCKS[0][1].splitlines()]
-    assert commands == ["scripts/demo", "scripts/test"]
+    assert commands == ["scripts/demo", "scripts/test", "scripts/bench"]
     assert all(os.access(ROOT / command, os.X_OK) for command in commands)
 
 

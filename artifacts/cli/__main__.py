@@ -1,5 +1,5 @@
 """``python -m artifacts.cli``: the command, where no script is installed."""
 
-from artifacts.cli.main import main
+from artifacts.cli import main
 
 main()

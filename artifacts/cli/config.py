@@ -138,7 +138,9 @@ def load(path: Path) -> Settings:
         content = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{error.strerror}", path=path) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError("it is no text in UTF-8", path=path) from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{error}", path=path) from error
     document, problems, unknown = schema.read(content)
     warnings = tuple(f"{path}: {warning}" for warning in unknown)
@@ -289,7 +291,7 @@ class _Reading:
         from artifacts.request import loads_credentials
 
         name = self._given(where, "credentials", table)
-        if name is None:
+        if name is None or not Path(name).is_file():  # which was told
             return None
         try:
             return loads_credentials(Path(name).read_bytes())

@@ -211,7 +211,7 @@ def _embedded() -> Iterator[str]:
         from moto.server import ThreadedMotoServer
     except ImportError as error:
         raise MissingDependency(
-            "the embedded S3 server is not installed", hint="pip install 'artifact-creds[demo]'"
+            "the embedded S3 server is not installed", hint="pip install 'moto[server,s3]'"
         ) from error
     log = logging.getLogger("werkzeug")
     level = log.level

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +28,10 @@ VERBS = {
 }
 
 WARNINGS = {
+    "changed": "changed while it was packed; it is stored as it was read",
     "changed-while-packing": "changed while it was packed; the next upload sends it again",
+    "data-after-end": "the archive has bytes after its end, which were not read",
+    "link-leaves": "is a link that leaves the folder: it is stored, and unpacking will refuse it",
     "local-changes-replaced": "was changed here, and replaced: it is not mutable",
     "no-file": "is no file, and is not stored",
     "no-location": "has no location: nothing is fetched or uploaded",
@@ -36,7 +40,10 @@ WARNINGS = {
     "not-cached": "cannot be written, or has no room: an object was not kept in the cache",
     "unverifiable": "neither the request nor the server has a digest of it, and it was not verified",
     "unverifiable-hash": "its hash is neither sha256 nor md5, and was not checked",
+    "vanished": "was gone before it was packed, and is not stored",
 }
+_ALIKE = 5
+"""Warnings of one kind that are told of one artifact: a folder may have thousands. The receipt has them all."""
 
 
 class Display:
@@ -77,8 +84,8 @@ class Display:
                 hint = f" (hint: {error['hint']})" if error.get("hint") else ""
                 self._say(f"{event.label}: {event.receipt.status}: {error.get('message')}{hint}")
             case Published() | Passed():
-                for warning in event.receipt.warnings:
-                    self._say(f"warning: {warning['path']}: {WARNINGS.get(warning['code'], warning['code'])}")
+                for line in warning_lines(event.receipt.warnings):
+                    self._say(f"warning: {line}")
                 if self.results:
                     sys.stdout.write(printable(receipt_line(event.receipt)) + "\n")
                     sys.stdout.flush()
@@ -140,6 +147,19 @@ class _Live:
                     self._bars.stop()
             case _:
                 pass
+
+
+def warning_lines(warnings: Iterable[Mapping[str, str]]) -> Iterator[str]:
+    """A line a warning; of many that are alike the first ones, and how many more there are."""
+    seen: Counter[str] = Counter()
+    for warning in warnings:
+        code = warning["code"]
+        seen[code] += 1
+        if seen[code] <= _ALIKE:
+            yield ": ".join(filter(None, (warning["path"], WARNINGS.get(code, code))))
+    for code, count in seen.items():
+        if count > _ALIKE:
+            yield f"{count - _ALIKE} more: {WARNINGS.get(code, code)}"
 
 
 def receipt_line(receipt: Receipt) -> str:

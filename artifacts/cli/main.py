@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from artifacts.cli.session import Session
 
 
-def main() -> NoReturn:
-    """The entry point of the ``artifacts`` command."""
+def start() -> NoReturn:
+    """Do what the command line says, and end the process."""
+    _open_closed_streams()
     code = _command_line()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -24,6 +26,16 @@ def main() -> NoReturn:
     # Everything is closed. Tearing down the interpreter would cost tens of milliseconds more, and a thread of an
     # engine that is just handing over its last result aborts the process if it meets an interpreter that is gone.
     os._exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Who started us may have closed them: the next file or connection would become standard output."""
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY), "r")
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")  # a write fails, and is told
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 def _command_line() -> int:
@@ -41,6 +53,14 @@ def _command_line() -> int:
         return error.exit_code
     except click.Abort:
         return 130
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    except OSError as error:  # of a help text: commands tell their own
+        from artifacts.cli import exits
+
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"error: cannot use standard output: {error.strerror}\n")
+        return exits.NODE
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -332,7 +352,7 @@ def put(
 @options.one_url
 @options.common
 def ls(session: Session, urls: tuple[str, ...], *, recursive: bool, long: bool, **rest: Any) -> int:
-    """List buckets, prefixes, folders and objects.
+    """List the objects of buckets, prefixes and folders.
 
     One line an object: size in bytes, time of the last change in UTC, key. What lies deeper is shown as its folder,
     ending with /, unless --recursive. A prefix (a URL that ends with /, or a bucket) may be empty; any other URL must
@@ -411,8 +431,8 @@ def rm(
 
 
 @cli.command()
-@click.argument("source", metavar="URL")
-@click.argument("target", metavar="URL")
+@click.argument("source", metavar="SOURCE-URL")
+@click.argument("target", metavar="TARGET-URL")
 @click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
 @options.dry_run
 @options.one_url

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from artifacts.cli.config import Settings
     from artifacts.cli.configuring import Setting
     from artifacts.cli.session import Session
+    from artifacts.errors import RequestError
     from artifacts.limits import Limits
     from artifacts.objects import Access, How
     from artifacts.request import Request
@@ -375,6 +376,12 @@ def load(session: Session, name: str) -> Request:
             request = Request.load(name)
     except OSError as error:
         raise RequestError(f"cannot read {name}: {error.strerror}") from error
+    except RequestError as error:
+        if not error.problems[0].startswith("line "):  # of the file itself, or of a field that is named
+            raise
+        raise _in_file("standard input" if name == "-" else name, error) from error
+    if not request.experiment.artifacts:
+        session.warn("there are no artifacts in it: is it a request?")
     for warning in request.warnings:
         session.warn(warning)
     return request
@@ -669,3 +676,12 @@ def read_credentials(name: str | None) -> Any:
         return loads_credentials(Path(name).read_bytes())
     except OSError as error:
         raise RequestError(f"cannot read {name}: {error.strerror}") from error
+    except RequestError as error:
+        raise _in_file(name, error) from error
+
+
+def _in_file(name: str, error: RequestError) -> RequestError:
+    """An error about a document, with the file that it is in."""
+    from artifacts.errors import RequestError
+
+    return RequestError(f"{name}: {error}", hint=error.hint)

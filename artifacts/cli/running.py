@@ -194,7 +194,10 @@ def run_request(
     )
     session.forwarding(None)
     session.command_exit = ended.exit_code
-    session.say(ended.reason or f"command exited with {ended.exit_code} after {time.monotonic() - began:.1f} s")
+    if ended.reason is not None:
+        session.warn(ended.reason)
+    else:
+        session.say(f"command exited with {ended.exit_code} after {time.monotonic() - began:.1f} s")
     try:
         session.results(staging.upload(request))
     except Cancelled:

@@ -14,7 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import IO, Any
@@ -68,10 +68,13 @@ class Session:
 
     def on_event(self, event: Event) -> None:
         """Show an event, log it, and keep the receipt it carries. What cannot be printed does not fail the work."""
-        LOGGER.debug("%r", event)
-        receipt = event.receipt if isinstance(event, Published | Failed | Passed) else None
-        if receipt is not None:
+        receipt = None
+        if isinstance(event, Published | Failed | Passed):
+            # A call of the library is a run of its own; here it is one of this command, as its record and summary say.
+            receipt = replace(event.receipt, run=self.run)
+            event = replace(event, receipt=receipt)
             self.receipts.append(receipt)
+        LOGGER.debug("%r", event)
         try:
             if self._display is not None:
                 self._display(event)

@@ -14,7 +14,7 @@ from artifacts.cli.session import Session, print_json
 from artifacts.errors import PrefixError
 from artifacts.events import Event, OnEvent, Passed, Receipt, utc
 from artifacts.text import printable, size_text
-from creds.errors import Cancelled, ToolkitError
+from creds.errors import Cancelled, LocationError, ToolkitError
 from creds.location import Location
 from creds.store import ObjectMeta
 
@@ -38,7 +38,8 @@ def show_listing(session: Session, url: str, found: Iterable[ObjectMeta], *, lon
         long: with the ETag, and the whole URL instead of the key.
     """
     location = Location.parse(url, prefix=True)
-    assert location is not None
+    if location is None:
+        raise LocationError("the URL is empty")
     shape = "{:>14}  {:24}  {}\n" if sys.stdout.isatty() else "{}\t{}\t{}\n"
     for count, meta in enumerate(found, 1):
         if session.as_json:
@@ -119,4 +120,5 @@ def _summarize(session: Session, receipts: Iterable[Receipt]) -> None:
     counts = Counter(receipt.status for receipt in receipts)
     moved = sum(receipt.object_bytes or 0 for receipt in receipts if receipt.status in ("done", "planned"))
     parts = [f"{count} {status}" for status, count in sorted(counts.items())]
-    session.say(f"{len(receipts)} objects: {', '.join((*parts, size_text(moved)))}")
+    noun = "object" if len(receipts) == 1 else "objects"
+    session.say(f"{len(receipts)} {noun}: {', '.join((*parts, size_text(moved)))}")

@@ -75,7 +75,8 @@ class Job:
         usual = _PARALLEL_S3_GET if (scheme, op) == ("s3", "get") else _PARALLEL.get(scheme, _PARALLEL_OTHERS)
         self._parallel = usual if parallel is None else max(1, parallel)
         self._facts = resolved_facts(self.resolved)
-        self._where: str = self._facts.pop("location")
+        where: str = self._facts.pop("location")
+        self._where = where if where.endswith("/") else f"{where}/"  # a whole bucket is shown without
         if on_event is not None and not dry_run:
             self.progress = _Progress(op, self._where, self.report)
 

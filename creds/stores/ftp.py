@@ -693,7 +693,7 @@ def _untrusted(error: ssl.SSLCertVerificationError) -> Failure:
     return Failure(
         StoreError,
         f"the server's certificate is not trusted: {printable(str(error.verify_message))}",
-        hint="check the endpoint's name and the certificate authority",
+        hint="check the endpoint's name, and give a private authority's certificate by --ca",
     )
 
 

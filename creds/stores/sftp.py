@@ -1,4 +1,4 @@
-"""``sftp:`` locations: a server's files over SSH, by paramiko (``pip install 'artifact-creds[sftp]'``).
+"""``sftp:`` locations: a server's files over SSH, by paramiko (the extra ``sftp``).
 
 The server's host key must be known before anything is said to it: by a ``known_hosts`` file or by its fingerprint, and
 an unknown one is never accepted. We log in with the key or password that was given and nothing else: no agent, no key
@@ -94,7 +94,7 @@ class SftpStore(TreeStore):
             raise MissingCredential(
                 f"{self._location}: neither a password nor a private key to log in with",
                 location=self._location,
-                hint="give a plain credential, or the path of a private key as the ssh key",
+                hint="give the password in credentials.plain, or a private key by --ssh-key",
             )
         self._host = host.strip("[]")
         self._port = port
@@ -122,7 +122,7 @@ def _paramiko() -> Any:
     try:
         import paramiko
     except ImportError as error:
-        hint = "pip install 'artifact-creds[sftp]'"
+        hint = "pip install paramiko"
         raise MissingDependency("sftp locations need paramiko, which is not installed", hint=hint) from error
     # Python prints warnings of loggers that nobody listens to; what they say is in our errors.
     logger = logging.getLogger(_LOG)
@@ -133,18 +133,18 @@ def _paramiko() -> Any:
 
 def _private_key(path: str, passphrase: str | None, location: str) -> Any:
     paramiko = _paramiko()
-    failed = "cannot be read"
+    failed = "it cannot be read"
     try:
         return paramiko.PKey.from_path(path, None if passphrase is None else passphrase.encode())
     except OSError as error:
         failed = str(error.strerror or failed)
     except (paramiko.PasswordRequiredException, TypeError):
-        failed = "is locked, and no passphrase is given"
+        failed = "it is locked, and no passphrase is given"
     except (paramiko.SSHException, paramiko.UnknownKeyType, ValueError):
-        failed = "is no private key, or not one of this passphrase"
+        failed = "it is no private key, or not one of this passphrase"
     # What the libraries say is left out: it may quote the file.
     raise CredentialError(
-        f"{location}: the private key {printable(path)} {failed}",
+        f"{location}: the private key {printable(path)}: {failed}",
         location=location,
         hint="name the private half of a key pair, and its passphrase if it has one",
     )
@@ -227,11 +227,11 @@ def _check_host_key(kind: str, blob: bytes, ssh: Ssh, known: list[KnownKey]) -> 
         return
     if trusted or any(not key.revoked for key in known):
         said = f"the server's host key {shown} is not the one that is known"
-        hint = "another machine answers, or the server has new keys: ask its operator, then change the known host key"
+        hint = "another machine answers, or the server has new keys: ask its operator, then change what is known"
     else:
         said = f"the server's host key {shown} is unknown"
         hint = (
-            f"if its operator confirms it, add {seen} to the ssh fingerprints, or name a known_hosts file that has it"
+            f"if the server's operator confirms this key by another way: --host-key {seen}, or a file for --known-hosts"
         )
     raise Failure(StoreError, said, hint=hint)
 
@@ -491,7 +491,7 @@ class _Session:
             raise Failure(StoreError, f"no common algorithm: {printable(str(error))}", hint=hint) from error
         except (paramiko.SSHException, paramiko.SFTPError) as error:
             said = f"the SSH connection failed: {printable(str(error), self._password)}"
-            raise Failure(StoreUnavailable, said) from error
+            raise Failure(StoreUnavailable, said, hint="check that an SSH server listens on this port") from error
         except InvalidTag as error:
             raise Failure(StoreUnavailable, "the SSH connection failed: a packet was changed on its way") from error
         except UnicodeDecodeError as error:

@@ -154,7 +154,7 @@ def test_nginx_wants_the_credential(nginx: Nginx) -> None:
     with pytest.raises(StoreError) as refused:
         without.head("k")
     assert (refused.value.http_status, refused.value.retryable) == (400, False)
-    assert "client_cert" in refused.value.hint
+    assert "--client-cert" in refused.value.hint
     without.close()
 
 
@@ -616,7 +616,7 @@ def test_unknown_authority(authority: trustme.CA) -> None:
         with pytest.raises(StoreUnavailable, match="certificate is refused") as caught:
             store.open("k")
         assert caught.value.retryable is False
-        assert "StoreOptions.tls.ca_pem" in caught.value.hint
+        assert "--ca" in caught.value.hint
         assert server.requests == []
         store.close()
 

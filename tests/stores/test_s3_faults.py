@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import servers
 from s3stores import QUICK, s3_store
+from webservers import ScriptedServer
 
 from creds.errors import (
     AccessDenied,
@@ -240,6 +241,25 @@ def test_refused(make: Callable[..., S3Store]) -> None:
                 verb("k")
             assert isinstance(caught.value, ConnectionError)
             assert "up and reachable" in str(caught.value.hint)
+
+
+def test_a_page_that_is_not_s3s(make: Callable[..., S3Store]) -> None:
+    # A server of something else answers all with 200 and a page: no listing is empty by that, and nothing was stored.
+    with ScriptedServer(lambda _seen: (200, {"Content-Type": "text/html"}, b"<html>log in</html>")) as server:
+        store = make(endpoint_url=server.url)
+        for verb in (lambda: list(store.list("p/")), lambda: store.write("k", [b"x"])):
+            with pytest.raises(StoreError, match="an answer that is not S3's") as caught:
+                verb()
+            assert caught.value.retryable is False
+            assert caught.value.hint == "check that the endpoint is an S3 server"
+
+
+def test_redirects_in_a_circle(make: Callable[..., S3Store]) -> None:
+    # It is told, and not tried again.
+    with ScriptedServer(lambda seen: (302, {"Location": seen.target}, b"")) as server:
+        with pytest.raises(StoreError, match="redirected too many times") as caught:
+            make(endpoint_url=server.url).open("k")
+        assert caught.value.retryable is False
 
 
 def test_unknown_host(make: Callable[..., S3Store]) -> None:

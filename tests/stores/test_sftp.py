@@ -173,8 +173,8 @@ def test_an_unknown_host_key(server) -> None:
     assert caught.value.retryable is False
     assert server.fingerprint in str(caught.value)
     assert caught.value.hint == (
-        f"if its operator confirms it, add {server.fingerprint} to the ssh fingerprints, "
-        "or name a known_hosts file that has it"
+        f"if the server's operator confirms this key by another way: --host-key {server.fingerprint}, "
+        "or a file for --known-hosts"
     )
     assert server.faults.seen == []
 
@@ -303,7 +303,7 @@ def test_without_paramiko(server, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "paramiko", None)
     with pytest.raises(MissingDependency) as caught:
         store_of(server)
-    assert caught.value.hint == "pip install 'artifact-creds[sftp]'"
+    assert caught.value.hint == "pip install paramiko"
 
 
 def test_logs_hold_no_secret(server, caplog) -> None:

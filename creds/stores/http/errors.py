@@ -57,11 +57,8 @@ _RULES: Mapping[int, _Rule] = {
     504: _BUSY,
     507: _Rule(hint="the server has no room left"),
 }
-_HINT_CA = (
-    "if the server is yours, name the authority that signed its certificate: 'ca' of the endpoint "
-    "(StoreOptions.tls.ca_pem)"
-)
-_HINT_CLIENT_CERT = "set 'client_cert' of the endpoint (StoreOptions.tls.client_cert and client_key)"
+_HINT_CA = "check the endpoint's name, and give a private authority's certificate by --ca"
+_HINT_CLIENT_CERT = "show one by --client-cert and --client-key"
 _HINT_PROXY = "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
 _REQUEST_IDS = ("x-request-id", "x-amz-request-id")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9/+=._:-]{1,128}")

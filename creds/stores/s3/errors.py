@@ -34,7 +34,10 @@ class _Rule:
 
 
 _HINT_CLOCK = "this machine's clock differs from the server's; set it right"
-_HINT_DENIED = "without the ListBucket permission S3 answers 403 for a missing key too"
+_HINT_DENIED = (
+    "give a credential that may do this; without the ListBucket permission S3 answers 403 for a missing key too"
+)
+HINT_NOT_S3 = "check that the endpoint is an S3 server"
 _HINT_REGION = "the bucket is in another region: set it (--region, or region in the credential)"
 
 _THROTTLED = _Rule(StoreUnavailable, retryable=True)
@@ -42,6 +45,7 @@ _KEYS = _Rule(Unauthenticated, hint="check the access key, the secret and the se
 _CLOCK = _Rule(Unauthenticated, hint=_HINT_CLOCK)
 _REGION = _Rule(StoreError, hint=_HINT_REGION)
 _DENIED = _Rule(AccessDenied, hint=_HINT_DENIED)
+_CHANGED = _Rule(ObjectChanged, hint="what is there is not what was expected: look at it with 'artifacts stat'")
 _UNFIT = _Rule(StoreError, hint="if the object is encrypted with a key of your own, give that key: --sse-c-key")
 
 _BY_CODE: Mapping[str, _Rule] = {
@@ -59,7 +63,7 @@ _BY_CODE: Mapping[str, _Rule] = {
     "TokenRefreshRequired": _KEYS,
     "RequestTimeTooSkewed": _CLOCK,
     "RequestExpired": _CLOCK,
-    "PreconditionFailed": _Rule(ObjectChanged),
+    "PreconditionFailed": _CHANGED,
     "ConditionalRequestConflict": _THROTTLED,
     "OperationAborted": _THROTTLED,
     "SlowDown": _THROTTLED,
@@ -87,7 +91,7 @@ _BY_STATUS: Mapping[int, _Rule] = {
     404: _Rule(ObjectNotFound),
     405: _Rule(NotSupported),
     408: _THROTTLED,
-    412: _Rule(ObjectChanged),
+    412: _CHANGED,
     425: _THROTTLED,
     429: _THROTTLED,
     500: _THROTTLED,
@@ -99,10 +103,16 @@ _BY_STATUS: Mapping[int, _Rule] = {
 
 _SILENT = _Rule(StoreTimeout, retryable=True, said="no answer in time")
 _UNKNOWN_HOST = _Rule(
-    StoreUnavailable, retryable=True, said="the server's name is not known", hint="check the endpoint's host name"
+    StoreUnavailable,
+    retryable=True,
+    said="the server's name is not known",
+    hint="check the endpoint's host name, or the proxy's",
 )
 _UNREACHED = _Rule(
-    StoreUnavailable, retryable=True, said="cannot connect", hint="check that the endpoint is up and reachable"
+    StoreUnavailable,
+    retryable=True,
+    said="cannot connect",
+    hint="check that the endpoint, or the proxy before it, is up and reachable",
 )
 _BROKEN = _Rule(StoreUnavailable, retryable=True, said="the connection broke")
 _UNTRUSTED = _Rule(
@@ -121,8 +131,13 @@ _NO_TLS = _Rule(
     hint="check the port; a server in plaintext is named as one: --endpoint http://HOST:PORT",
 )
 _BARE_REDIRECT = _Rule(StoreError, said="redirected without saying where", hint=_HINT_REGION)
+# Go's servers and nginx answer so in the clear, where they speak TLS.
+_BARE_400 = _Rule(
+    StoreError, hint="S3 gives a reason and this did not: check the endpoint; where it speaks TLS name it as https://"
+)
 _NOT_SENT = _Rule(StoreError, said="not a request that S3 allows")
-_NOT_S3 = _Rule(StoreError, said="an answer that is not S3's", hint="check that the endpoint is an S3 server")
+_NOT_S3 = _Rule(StoreError, said="an answer that is not S3's", hint=HINT_NOT_S3)
+_IN_A_CIRCLE = _Rule(StoreError, said="redirected too many times", hint=HINT_NOT_S3)
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9/+=._:-]{1,128}")
@@ -138,6 +153,7 @@ _OBSTORE_LEADS = (
 # The first mark found in obstore's account of a failure that is not an answer names it.
 _OBSTORE_FAULTS: tuple[tuple[str, _Rule], ...] = (
     ("BareRedirect", _BARE_REDIRECT),
+    ("TooManyRedirects", _IN_A_CIRCLE),
     ("AlertReceived", _UNSHOWN),
     ("InvalidContentType", _NO_TLS),
     ("ertificate", _UNTRUSTED),
@@ -240,6 +256,8 @@ def error_of(answer: Answer, op: str, where: str) -> StoreError:
         rule, said = answer.fault, answer.fault.said
     else:
         rule = _BY_CODE.get(code or "") or _BY_STATUS.get(answer.status) or _Rule(StoreError)
+        if (answer.status, code) == (400, None):
+            rule = _BARE_400
         said = f"{answer.status} {code}" if code else str(answer.status)
     error = failed(
         rule.kind,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from creds.errors import StoreError
 from creds.store import Buffer, Cancel, ObjectMeta, Retries, Share
+from creds.stores.s3.errors import HINT_NOT_S3
 from creds.stores.s3.parts import MAX_PARTS, Gather, etag_of, first_part_bytes, part_bytes_at
 from creds.stores.s3.publishing import Publisher
 from creds.stores.s3.verb import Verb
@@ -54,7 +55,10 @@ class Upload:
     def _put(self, content: bytes) -> ObjectMeta:
         def send(client: Any, headers: Mapping[str, str]) -> Any:
             described = self._marked() if self._publisher.conditional else self._described
-            return client.put_object(**self._verb.target, **described, **headers, Body=content)
+            answer = client.put_object(**self._verb.target, **described, **headers, Body=content)
+            if "ETag" not in answer:
+                raise self._verb.failed(StoreError, "an answer that is not S3's", hint=HINT_NOT_S3)
+            return answer
 
         def etag() -> str:
             return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
