@@ -285,6 +285,9 @@ class StagingDir:
             One receipt an artifact, sorted by label.
         """
         how = _Stage(fresh=fresh, start_empty=frozenset(start_empty))
+        if unknown := how.start_empty - set(request.experiment.artifacts or ()):
+            names = ", ".join(sorted(map(repr, unknown)))
+            raise RequestError(f"start_empty: the request has no artifact {names}", hint="check the label")
         jobs = self._plan(request)
         if any(job.error for job in jobs):
             # Nothing is touched, not even the folder, when a part of the request cannot be.

@@ -368,12 +368,23 @@ class Ssh:
         fingerprints: accepted host keys, as ``SHA256:...`` (what ``ssh-keygen -l`` prints).
         key: path of a private key to log in with instead of a password.
         key_passphrase: of that key.
+
+    Raises:
+        CredentialError: a fingerprint is none.
     """
 
     known_hosts: str | None = None
     fingerprints: tuple[str, ...] = ()
     key: str | None = None
     key_passphrase: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for fingerprint in self.fingerprints:
+            if not re.fullmatch(r"SHA256:[A-Za-z0-9+/]{43}=?", fingerprint):
+                raise CredentialError(
+                    f"the host key {fingerprint[:80]!r} is no fingerprint",
+                    hint="SHA256: and 43 letters, as ssh-keygen -l prints it",
+                )
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         if self.key_passphrase is not None:

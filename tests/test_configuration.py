@@ -198,7 +198,7 @@ session_seconds = 900
 [endpoint."sftp.corp"]
 url = "sftp://sftp.corp"
 known_hosts = "~/known"
-host_keys = ["SHA256:x"]
+host_keys = ["SHA256:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"]
 credentials = "keys.json"
 [endpoint.aws]
 profile = "ml"

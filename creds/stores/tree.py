@@ -384,15 +384,15 @@ class TreeStore:
         where = self._where(key)
         parts = key.removeprefix("/").split("/")
         if any(part in {"", ".", ".."} for part in parts):
-            raise AccessDenied(f"{op} {where}: not a plain path", op=op, location=where)
+            raise NotSupported(f"{op} {where}: not a plain path", op=op, location=where)
         barred = next((char for char in self._barred if char in key), None)
         if barred is not None:
             message = f"{op} {where}: a path with {barred!a} is not sent to a server"
-            raise AccessDenied(message, op=op, location=where)
+            raise NotSupported(message, op=op, location=where)
         try:
             key.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
-            raise AccessDenied(f"{op} {where}: not Unicode", op=op, location=where) from error
+            raise NotSupported(f"{op} {where}: not Unicode", op=op, location=where) from error
         root = "/" if key.startswith("/") else ""
         return [root + "/".join(parts[:count]) for count in range(1, len(parts))], parts[-1]
 

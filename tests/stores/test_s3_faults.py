@@ -244,10 +244,17 @@ def test_refused(make: Callable[..., S3Store]) -> None:
 
 
 def test_a_page_that_is_not_s3s(make: Callable[..., S3Store]) -> None:
-    # A server of something else answers all with 200 and a page: no listing is empty by that, and nothing was stored.
+    # A server of something else answers all with 200 and a page: that is no object (S3 gives each an ETag), no listing is
+    # empty by it, and nothing was stored.
     with ScriptedServer(lambda _seen: (200, {"Content-Type": "text/html"}, b"<html>log in</html>")) as server:
         store = make(endpoint_url=server.url)
-        for verb in (lambda: list(store.list("p/")), lambda: store.write("k", [b"x"])):
+        verbs = (
+            lambda: list(store.list("p/")),
+            lambda: store.write("k", [b"x"]),
+            lambda: store.head("k"),
+            lambda: store.open("k"),
+        )
+        for verb in verbs:
             with pytest.raises(StoreError, match="an answer that is not S3's") as caught:
                 verb()
             assert caught.value.retryable is False

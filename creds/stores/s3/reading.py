@@ -81,6 +81,7 @@ class S3Reading(Iterator[Buffer]):
         """Keep the first answer, and refuse a later one about another generation: not every server holds If-Match."""
         first = self._meta
         if first is None:
+            self._verb.check_object(now)
             if self._if_match is not None and now.etag != self._if_match:
                 raise self._verb.failed(ObjectChanged, "not the expected object")
             self._meta = now

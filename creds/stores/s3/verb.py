@@ -12,7 +12,7 @@ from creds.errors import StoreError, ToolkitError
 from creds.store import Cancel, ObjectMeta, OnRetry, Retries
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Bucket
-from creds.stores.s3.errors import EngineError, cause_of, error_of, failed, from_boto
+from creds.stores.s3.errors import HINT_NOT_S3, EngineError, cause_of, error_of, failed, from_boto
 from creds.stores.wire import stoppable
 
 _NO_PARTS = (400, 405, 416, 501)
@@ -97,10 +97,16 @@ class Verb:
             throttle=self.bucket.throttle,
         )
 
+    def check_object(self, found: ObjectMeta) -> None:
+        """Refuse a page that is taken for an object: S3 gives every object an ETag (GetObject and HeadObject)."""
+        if found.etag is None:
+            raise self.failed(StoreError, "an answer that is not S3's: it has no ETag", hint=HINT_NOT_S3)
+
     def head(self, *, checksums: bool = False) -> ObjectMeta:
         """What the server says of the key, asked in this thread."""
         response = self.look(checksums=checksums)
         found = meta.of_response(self.key, response)
+        self.check_object(found)
         return meta.with_md5(found, response, self.bucket.name, self._part_bytes) if checksums else found
 
     def _part_bytes(self, number: int) -> tuple[int | None, int | None]:
