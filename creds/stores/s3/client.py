@@ -32,10 +32,15 @@ if TYPE_CHECKING:
     from creds.keys import CredentialProvider
 
 _NAME = "artifact-creds"
+_BLOCK_BYTES = 2 << 20
 
 
 class _Known(Wired):
     """A connection of boto3's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # What is read of a body at once. botocore leaves 16 KiB, and cuts what is left of a MiB anew for each of them.
+        super().__init__(*args, **{**kwargs, "blocksize": _BLOCK_BYTES})
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         self.bind()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 from creds.errors import StoreError
 from creds.store import Buffer, Cancel, ObjectMeta, Retries, Share
 from creds.stores.s3.errors import HINT_NOT_S3
-from creds.stores.s3.parts import MAX_PARTS, Gather, etag_of, first_part_bytes, part_bytes_at
+from creds.stores.s3.parts import MAX_PARTS, Gather, Part, etag_of, first_part_bytes, part_bytes_at
 from creds.stores.s3.publishing import Publisher
 from creds.stores.s3.verb import Verb
 from creds.stores.wire import STOP_SECONDS, Wire, spawn
@@ -43,8 +42,8 @@ class Upload:
                 self._here(self._publisher.compare_unless_enforced)
             share.take(first)
             content = gather.take(first)
-            share.give(first - len(content))
-            if len(content) < first:
+            share.give(first - content.size_bytes)
+            if content.size_bytes < first:
                 return self._here(lambda: self._put(content))
             return self._multipart(gather, content, share, hinted=size_hint_bytes is not None)
 
@@ -52,33 +51,30 @@ class Upload:
         """Do ``work`` in a thread of its own, and stop waiting for it when the write is stopped."""
         return self._wire.do(work, self._cancel)
 
-    def _put(self, content: bytes) -> ObjectMeta:
+    def _put(self, content: Part) -> ObjectMeta:
         def send(client: Any, headers: Mapping[str, str]) -> Any:
             described = self._marked() if self._publisher.conditional else self._described
-            answer = client.put_object(**self._verb.target, **described, **headers, Body=content)
+            answer = client.put_object(**self._verb.target, **described, **headers, Body=content.body())
             if "ETag" not in answer:
                 raise self._verb.failed(StoreError, "an answer that is not S3's", hint=HINT_NOT_S3)
             return answer
 
-        def etag() -> str:
-            return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
-
-        return self._publisher.publish(send, len(content), etag)
+        return self._publisher.publish(send, content.size_bytes, lambda: f'"{content.md5()}"')
 
     # Parts.
 
-    def _multipart(self, gather: Gather, content: bytes, share: Share, *, hinted: bool) -> ObjectMeta:
-        first = len(content)
+    def _multipart(self, gather: Gather, content: Part, share: Share, *, hinted: bool) -> ObjectMeta:
+        first = content.size_bytes
         upload_id = self._here(lambda: self._verb.call(self._create))
         try:
             number = 1
-            while content:
+            while content.size_bytes:
                 self._send(upload_id, number, content)
                 number += 1
                 count = part_bytes_at(number, first, hinted=hinted)
                 self._make_room(share, count)
                 content = gather.take(count)
-                share.give(count - len(content))
+                share.give(count - content.size_bytes)
             while self._running:
                 self._reap(share)
             return self._here(lambda: self._complete(upload_id))
@@ -95,19 +91,19 @@ class Upload:
         """What describes the object, and by what its publisher knows it again."""
         return {**self._described, "Metadata": {**self._described.get("Metadata", {}), **self._publisher.mark}}
 
-    def _send(self, upload_id: str, number: int, content: bytes) -> None:
+    def _send(self, upload_id: str, number: int, content: Part) -> None:
         if number > MAX_PARTS:
             raise self._verb.failed(StoreError, f"larger than {MAX_PARTS} parts hold", hint="give a size hint")
-        self._size += len(content)
+        self._size += content.size_bytes
 
         def send(client: Any) -> dict[str, Any]:
-            answer = client.upload_part(**self._verb.target, UploadId=upload_id, PartNumber=number, Body=content)
+            answer = client.upload_part(**self._verb.target, UploadId=upload_id, PartNumber=number, Body=content.body())
             sums = {
                 name: value for name, value in answer.items() if name.startswith("Checksum") and name != "ChecksumType"
             }
             return {"PartNumber": number, "ETag": answer["ETag"], **sums}
 
-        self._running[spawn(lambda: self._verb.call(send), self._wire)] = len(content)
+        self._running[spawn(lambda: self._verb.call(send), self._wire)] = content.size_bytes
 
     def _make_room(self, share: Share, count: int) -> None:
         """Wait until the next part may be gathered: at once when none is on its way, else within the window."""
