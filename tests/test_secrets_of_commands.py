@@ -107,6 +107,7 @@ ROWS: dict[str, Row] = {
     "run": of_request("run", "--into", "job", after=("--", "true")),
     "push": of_request("push", "-o", "pushed.json", name="local.json"),
     "doctor": of_url("doctor", "@a.tar.gz", "--write"),
+    "gc": of_url("gc", "@"),
     "rm": of_url("rm", "@a.tar.gz"),
 }
 """In this order, by the name of the command; a word with ``@`` is an object's URL."""

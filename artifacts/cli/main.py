@@ -472,6 +472,31 @@ def cp(session: Session, source: str, target: str, *, if_absent: bool, dry_run: 
 
 
 @cli.command()
+@click.argument("urls", metavar="URL...", nargs=-1, required=True)
+@options.older_than
+@click.option("--dry-run", is_flag=True, help="Tell what would be aborted, and abort nothing.")
+@options.one_url
+@options.common
+def gc(session: Session, urls: tuple[str, ...], *, older_than: float, dry_run: bool, **rest: Any) -> int:
+    """Abort uploads to S3 that were never finished.
+
+    They cost storage, and no listing shows them. Objects are never touched. A URL that ends with / is a prefix, whose
+    uploads are meant; a bucket's are all of it; any other URL names one object. One line an upload: when it was begun
+    (UTC), its age, its key, what became of it. An upload that is still under way fails when it is aborted.
+    """
+    from artifacts import leftovers
+    from artifacts.cli.showing import each, show_leftovers
+
+    access = options.access(session, *urls, **rest)
+
+    def sweep(url: str) -> None:
+        found = leftovers.gc(url, older_than_seconds=older_than, dry_run=dry_run, access=access, cancel=session.cancel)
+        show_leftovers(session, url, found)
+
+    return each(session, urls, sweep)
+
+
+@cli.command()
 @options.request
 @options.operating
 @options.common
