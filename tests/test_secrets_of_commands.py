@@ -426,6 +426,8 @@ def test_no_command_shows_it(
             codes[name], said = talk(*words[0].split(), *talkative, *named, *way.flags, *words[1:])
             assert planted.found_in(said, secrets) == [], name
             assert codes[name] != 1, said
+        if not way.url("").startswith("s3"):
+            assert codes.pop("gc") in (2, 3)  # only S3 has what it looks for
         assert all(code == 0 for code in codes.values()) or path != "works" or kind == "presigned", codes
         if path != "works":
             assert all(codes[name] for name in ("get", "stat", "check", "stage")), codes

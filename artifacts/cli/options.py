@@ -371,6 +371,12 @@ def diagnosing(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def journals(environ: Mapping[str, str]) -> Path:
+    """Where uploads that can go on are remembered: $XDG_STATE_HOME/artifacts/uploads (~/.local/state)."""
+    state = environ.get("XDG_STATE_HOME", "")
+    return (Path(state) if state.startswith("/") else Path.home() / ".local" / "state") / "artifacts" / "uploads"
+
+
 def only_prefixes(*, dry_run: bool, transfers: int | None = None) -> None:
     """Refuse what only a prefix can have."""
     for name, given in (("--dry-run", dry_run), ("--transfers", transfers is not None)):

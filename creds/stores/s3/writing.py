@@ -12,6 +12,7 @@ from creds.store import Buffer, Cancel, ObjectMeta, Retries, Share
 from creds.stores.s3.errors import HINT_NOT_S3
 from creds.stores.s3.parts import MAX_PARTS, Gather, Part, etag_of, first_part_bytes, part_bytes_at
 from creds.stores.s3.publishing import Publisher
+from creds.stores.s3.resuming import Begun, Resuming
 from creds.stores.s3.verb import Verb
 from creds.stores.wire import STOP_SECONDS, Wire, spawn
 
@@ -21,16 +22,20 @@ _ABORT_SECONDS = 10.0
 
 
 class Upload:
-    """One write: published only when complete, and nothing of it stays otherwise."""
+    """One write: published only when complete, and nothing of it stays otherwise, unless a journal remembers it."""
 
-    def __init__(self, verb: Verb, publisher: Publisher, described: Mapping[str, Any]) -> None:
+    def __init__(
+        self, verb: Verb, publisher: Publisher, described: Mapping[str, Any], resuming: Resuming | None = None
+    ) -> None:
         self._verb = verb
         self._cancel = verb.cancel or Cancel()
         self._publisher = publisher
         self._described = described
+        self._resuming = resuming
+        self._begun: Begun | None = None
         self._wire = Wire()
         self._running: dict[concurrent.futures.Future[dict[str, Any]], int] = {}
-        self._done: list[dict[str, Any]] = []
+        self._done: list[Mapping[str, Any]] = []
         self._size = 0
 
     def run(self, buffers: Iterable[Buffer], size_hint_bytes: int | None) -> ObjectMeta:
@@ -40,6 +45,11 @@ class Upload:
         with self._cancel.calling(self._wire.stop), self._verb.bucket.window.stream() as share:
             if self._publisher.conditional:
                 self._here(self._publisher.compare_unless_enforced)
+            if self._resuming is not None:
+                self._begun = self._here(self._resuming.begun)
+            if self._begun is not None:
+                first = self._begun.part_bytes
+                self._publisher.mark = dict(self._begun.mark)
             share.take(first)
             content = gather.take(first)
             share.give(first - content.size_bytes)
@@ -65,11 +75,16 @@ class Upload:
 
     def _multipart(self, gather: Gather, content: Part, share: Share, *, hinted: bool) -> ObjectMeta:
         first = content.size_bytes
-        upload_id = self._here(lambda: self._verb.call(self._create))
+        upload_id = self._here(lambda: self._begin(first))
         try:
             number = 1
             while content.size_bytes:
-                self._send(upload_id, number, content)
+                if self._begun is not None and self._begun.sizes.get(number) == content.size_bytes:
+                    self._size += content.size_bytes
+                    self._done.append(self._begun.parts[number])
+                    share.give(content.size_bytes)
+                else:
+                    self._send(upload_id, number, content)
                 number += 1
                 count = part_bytes_at(number, first, hinted=hinted)
                 self._make_room(share, count)
@@ -77,10 +92,28 @@ class Upload:
                 share.give(count - content.size_bytes)
             while self._running:
                 self._reap(share)
-            return self._here(lambda: self._complete(upload_id))
+            done = self._here(lambda: self._complete(upload_id))
         except BaseException as error:
-            self._abort(upload_id, quick=self._cancel.cancelled or not isinstance(error, Exception))
+            if self._resuming is None or not self._resuming.may_go_on(error):
+                self._abort(upload_id, quick=self._cancel.cancelled or not isinstance(error, Exception))
+                if self._resuming is not None:
+                    self._resuming.forget()
+            else:
+                self._wire.stop()
+                concurrent.futures.wait(self._running, timeout=STOP_SECONDS)
             raise
+        if self._resuming is not None:
+            self._resuming.forget()
+        return done
+
+    def _begin(self, first: int) -> str:
+        """The upload that goes on, or a new one."""
+        if self._begun is not None:
+            return self._begun.upload_id
+        upload_id = self._verb.call(self._create)
+        if self._resuming is not None:
+            self._resuming.begin(upload_id, first, self._publisher.mark)
+        return upload_id
 
     def _create(self, client: Any) -> str:
         summed = {"ChecksumAlgorithm": "CRC32"} if self._verb.bucket.checksums else {}
@@ -117,8 +150,12 @@ class Upload:
         """Wait for a part to arrive, and account for all that have."""
         self._wire.wait_for(tuple(self._running), self._cancel)
         for future in [future for future in self._running if future.done()]:
-            share.give(self._running.pop(future))
-            self._done.append(future.result())
+            size = self._running.pop(future)
+            share.give(size)
+            part = future.result()
+            self._done.append(part)
+            if self._resuming is not None:
+                self._resuming.add(part, size)
 
     def _complete(self, upload_id: str) -> ObjectMeta:
         parts = sorted(self._done, key=lambda part: int(part["PartNumber"]))
