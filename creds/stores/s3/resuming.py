@@ -144,14 +144,13 @@ class Resuming:
         self._journal.forget()
 
     def _there(self, upload_id: str) -> dict[int, tuple[str, int]]:
-        """ETag and size of each part that the server has, by number."""
+        """ETag and size of each part that the server has, by number; nothing of one that it has twice, as some may."""
         verb = replace(self._verb, op="list parts")
         names = {"NextPartNumberMarker": "PartNumberMarker"}
-        ask = functools.partial(_page, verb, upload_id)
-        return {
-            int(entry["PartNumber"]): (str(entry["ETag"]), int(entry["Size"]))
-            for entry in pages(verb, ask, "Parts", names)
-        }
+        found: dict[int, set[tuple[str, int]]] = {}
+        for entry in pages(verb, functools.partial(_page, verb, upload_id), "Parts", names):
+            found.setdefault(int(entry["PartNumber"]), set()).add((str(entry["ETag"]), int(entry["Size"])))
+        return {number: same.pop() for number, same in found.items() if len(same) == 1}
 
     def _abort(self, upload_id: str) -> None:
         """As well as can be done: `artifacts gc` finds what is left."""
