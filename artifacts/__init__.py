@@ -81,6 +81,9 @@ if TYPE_CHECKING:
     from artifacts.events import (
         Waiting as Waiting,
     )
+    from artifacts.leftovers import Leftover as Leftover
+    from artifacts.leftovers import gc as gc
+    from artifacts.leftovers import unfinished as unfinished
     from artifacts.limits import Limits as Limits
     from artifacts.locks import HostSlots as HostSlots
     from artifacts.objects import Access as Access
@@ -152,6 +155,7 @@ _HOMES = {
     "How": "artifacts.objects",
     "Info": "artifacts.request",
     "IntegrityError": "artifacts.errors",
+    "Leftover": "artifacts.leftovers",
     "LimitExceeded": "artifacts.errors",
     "Limits": "artifacts.limits",
     "ObjectFile": "artifacts.objects",
@@ -178,6 +182,7 @@ _HOMES = {
     "copy": "artifacts.objects",
     "copy_prefix": "artifacts.prefixes",
     "dumps": "artifacts.request",
+    "gc": "artifacts.leftovers",
     "get": "artifacts.objects",
     "get_prefix": "artifacts.prefixes",
     "loads": "artifacts.request",
@@ -190,6 +195,7 @@ _HOMES = {
     "remove": "artifacts.objects",
     "remove_prefix": "artifacts.prefixes",
     "stat": "artifacts.objects",
+    "unfinished": "artifacts.leftovers",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - one list of the names, not two

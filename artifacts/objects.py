@@ -145,8 +145,16 @@ class _Move:
                 budget=Budget(max_bytes=free_bytes(into), name=FREE_SPACE),
             )
 
-    def upload(self, source: transfer.Source, *, if_absent: bool, **promised: Any) -> transfer.Transferred:
-        with self.store() as store:
+    def upload(
+        self, source: transfer.Source, *, if_absent: bool, journals: Path | None = None, **promised: Any
+    ) -> transfer.Transferred:
+        with contextlib.ExitStack() as opened:
+            store = opened.enter_context(self.store())
+            if journals is not None:
+                from artifacts.journal import resuming
+
+                name = f"{self.resolved.location}\0{self.path and self.path.absolute()}"
+                store, source = opened.enter_context(resuming(store, source, journals, name, keeps=True))
             return transfer.upload(
                 store,
                 self.resolved.key,
@@ -320,6 +328,7 @@ def put(
     if_absent: bool = False,
     if_match: str | None = None,
     sha256: str | None = None,
+    resume: str | os.PathLike[str] | None = None,
     access: Access | None = None,
     how: How | None = None,
     on_event: OnEvent | None = None,
@@ -332,9 +341,14 @@ def put(
         if_absent: only where nothing is yet.
         if_match: only over the object that has this ETag.
         sha256: the digest, in hex digits, that the bytes sent must have; else nothing is published.
+        resume: a folder, for a large file that goes to S3: what was sent is remembered there, and the next call of the
+            same file and URL sends the rest. A call that fails keeps its parts on the server for that, as one does that
+            is killed; without ``resume`` it removes them.
         how: as one of how many transfers of this machine.
 
     Raises:
+        NotSupported: ``resume``, and it is no S3 server.
+        FolderInUse: ``resume``, and another process does the same.
         ObjectChanged: ``if_absent``, and there is an object; or it is not ``if_match``.
         IntegrityError: the bytes have another digest.
         CredsError, ArchiveError, DiskError, Cancelled.
@@ -346,7 +360,8 @@ def put(
             source = opened.enter_context(local_source(Path(path), move.resolved.key))
         else:
             source = transfer.stream_source(path)
-        return move.done(move.upload(source, if_absent=if_absent, **promised))
+        journals = None if resume is None else Path(resume)
+        return move.done(move.upload(source, if_absent=if_absent, journals=journals, **promised))
 
 
 def ls(

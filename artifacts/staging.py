@@ -46,6 +46,7 @@ from artifacts.cache import BlobCache
 from artifacts.digests import Digest
 from artifacts.errors import DiskError, FolderError, LimitExceeded, RequestError, StagingError, UnsupportedArchive
 from artifacts.events import OnEvent, Receipt, Report, Started, Verified, error_facts, resolved_facts
+from artifacts.journal import resumable, resuming
 from artifacts.limits import FREE_SPACE, Budget, Limits, free_bytes
 from artifacts.locks import HostSlots
 from artifacts.request import Artifact, Request, parse_size
@@ -558,9 +559,16 @@ class StagingDir:
 
     def _send(self, job: Job, descriptor: int, found: Scan, record: Record, work: _Work) -> transfer.Transferred:
         assert job.resolved is not None
-        with self._source(job, descriptor, found, record) as source, self._slot("upload", job, work):
+        store = work.stores.store(job)
+        with contextlib.ExitStack() as opened:
+            source = opened.enter_context(self._source(job, descriptor, found, record))
+            opened.enter_context(self._slot("upload", job, work))
+            if resumable(store, source):
+                name = f"{job.label}\0{job.resolved.location}"
+                folder = self.root / FOLDER / "uploads"
+                store, source = opened.enter_context(resuming(store, source, folder, name, keeps=False))
             return transfer.upload(
-                work.stores.store(job),
+                store,
                 job.resolved.key,
                 source,
                 if_match=record.etag,

@@ -1,10 +1,11 @@
 """What a staging folder remembers between processes: who works in it, and what each label was when it was published.
 
 ``<root>/.artifacts/`` holds ``lock`` (the pid of the process at work), ``state.json`` (one record a label, replaced by
-rename), ``journal.jsonl`` (what happened since, one line each, appended before the files move) and ``parts`` (what came
-of large files before a process died; see ``artifacts.resuming``). Nothing in it is secret. Reading the state replays
-the journal, so a process that dies at any line leaves a folder that the next one understands: a record's ``next`` is
-what was about to be published, and the files themselves say whether it was.
+rename), ``journal.jsonl`` (what happened since, one line each, appended before the files move), ``parts`` (what came
+of large files before a process died; see ``artifacts.resuming``) and ``uploads`` (what of them was sent; see
+``artifacts.journal``). Nothing in it is secret. Reading the state replays the journal, so a process that dies at any
+line leaves a folder that the next one understands: a record's ``next`` is what was about to be published, and the files
+themselves say whether it was.
 """
 
 from __future__ import annotations

@@ -398,6 +398,8 @@ class Source:
         size_hint_bytes: about how many there will be before compression; None when nobody knows.
         members, unpacked_bytes: what the receipt says of them.
         warnings: asked when everything was sent.
+        about: says what stands for the bytes: while it stays the same, they can be read again alike. None where they
+            cannot.
     """
 
     buffers: Iterable[Buffer]
@@ -407,6 +409,7 @@ class Source:
     unpacked_bytes: int = 0
     format: str | None = None
     warnings: Callable[[], Iterable[dict[str, str]]] = tuple
+    about: Callable[[], str] | None = None
 
 
 def folder_source(found: Scan, key: str) -> Source:
@@ -443,7 +446,14 @@ def file_source(descriptor: int, path: str, *, compression: formats.Compression 
         size_hint_bytes=found.st_size,
         unpacked_bytes=found.st_size,
         format=FILE if compression is None else f"{FILE}+{compression}",
+        # Another version of a compressor may give other bytes.
+        about=(lambda: _signature(descriptor)) if compression is None else None,
     )
+
+
+def _signature(descriptor: int) -> str:
+    found = os.fstat(descriptor)
+    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def read_exactly(descriptor: int, path: str, size: int) -> Iterator[Buffer]:

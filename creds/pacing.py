@@ -6,7 +6,7 @@ the writer. So what an engine reads ahead arrives before it is counted; :func:`p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -90,6 +90,12 @@ class PacedStore:
             cancel=cancel,
             on_retry=on_retry,
         )
+
+    @property
+    def resuming(self) -> Callable[[Any], PacedStore]:
+        """What the store has of that name, if it has, at the same rate."""
+        resuming = self._store.resuming  # type: ignore[attr-defined]  # of S3's
+        return lambda journal: PacedStore(resuming(journal), self._rate)
 
     def head(self, key: str, *, checksums: bool = False, cancel: Cancel | None = None) -> ObjectMeta:
         return self._store.head(key, checksums=checksums, cancel=cancel)

@@ -1007,7 +1007,7 @@ def test_help_of_each_command():
     commands = re.findall(r"^  ([a-z]+) {2,}(.+)$", listed.out.partition("Commands:")[2], re.MULTILINE)
     assert [
         name for name, _ in commands
-    ] == "check config cp demo doctor get ls push put rm run stage stat upload".split()
+    ] == "check config cp demo doctor gc get ls push put rm run stage stat upload".split()
     for name, summary in commands:
         assert not summary.endswith("...")
         for parts in [(name, part) for part in ("init", "check", "show")] if name == "config" else [(name,)]:

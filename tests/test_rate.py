@@ -93,8 +93,8 @@ def test_another_process_has_a_bucket_of_its_own():
 
 
 def test_no_verb_is_missing():
-    """What a store has, a paced one has: verbs added to the protocol are added here too."""
-    verbs = {name for name in vars(Store) if not name.startswith("_")}
+    """What a store has, a paced one has: verbs added to the protocol are added here too, and what writes beside them."""
+    verbs = {name for name in vars(Store) if not name.startswith("_")} | {"resuming"}
     assert {name for name in vars(PacedStore) if not name.startswith("_")} == verbs
 
 
@@ -103,6 +103,7 @@ def test_what_some_stores_have_beside_the_verbs():
     store = PacedStore(MemoryStore({"k": b"x"}), Rate(1))
     assert store.objects == {"k": b"x"}
     assert not hasattr(store, "unfinished")
+    assert not hasattr(store, "resuming")
     assert not hasattr(store, "_objects")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -47,8 +48,11 @@ class _Bytes(click.ParamType[int]):
             self.fail("expected a size such as 500MB or 10GiB", param, ctx)
 
 
+_DAYS = re.compile(r"(?:(\d{1,9})d)?(.*)", re.DOTALL)
+
+
 class _Duration(click.ParamType[float]):
-    """A time to take: seconds, or a duration as the request documents write it."""
+    """A time to take: seconds, or a duration as the request documents write it, with days before it."""
 
     name = "duration"
 
@@ -56,14 +60,15 @@ class _Duration(click.ParamType[float]):
         from artifacts.cli.running import duration_seconds
         from artifacts.errors import RequestError
 
-        text = str(value)
+        days, text = _DAYS.fullmatch(str(value)).groups()  # type: ignore[union-attr]  # it matches any text
         try:
-            seconds = duration_seconds(f"{text}s" if text[-1:].isdecimal() else text, "duration")
+            seconds = duration_seconds(f"{text}s" if text[-1:].isdecimal() else text, "duration") or 0.0
+            seconds += 86_400.0 * int(days or 0)
         except RequestError:
             seconds = None
         # The system waits for no more than that at once.
         if seconds is None or not 0 < seconds <= threading.TIMEOUT_MAX:
-            self.fail("expected seconds, or a duration such as 90s, 10m or 2h", param, ctx)
+            self.fail("expected seconds, or a duration such as 90s, 10m, 2h or 2d", param, ctx)
         return seconds
 
 
@@ -329,6 +334,16 @@ def one_url(command: Callable[..., Any]) -> Callable[..., Any]:
 dry_run = click.option("--dry-run", is_flag=True, help="Of a prefix: tell what would be done, and do nothing.")
 
 
+older_than = click.option(
+    "--older-than",
+    type=_Duration(),
+    default="2d",
+    show_default=True,
+    metavar="DURATION",
+    help="Only what was begun that long ago: seconds, or such as 90m, 12h, 2d.",
+)
+
+
 def promised(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that hold one object to what is known of it."""
     for option in (
@@ -354,6 +369,12 @@ def diagnosing(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def journals(environ: Mapping[str, str]) -> Path:
+    """Where uploads that can go on are remembered: $XDG_STATE_HOME/artifacts/uploads (~/.local/state)."""
+    state = environ.get("XDG_STATE_HOME", "")
+    return (Path(state) if state.startswith("/") else Path.home() / ".local" / "state") / "artifacts" / "uploads"
 
 
 def only_prefixes(*, dry_run: bool, transfers: int | None = None) -> None:

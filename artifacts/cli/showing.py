@@ -7,6 +7,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from artifacts.cli import exits
 from artifacts.cli.display import print_rows
@@ -17,6 +19,9 @@ from artifacts.text import printable, size_text
 from creds.errors import Cancelled, LocationError, ToolkitError
 from creds.location import Location
 from creds.store import ObjectMeta
+
+if TYPE_CHECKING:
+    from artifacts.leftovers import Leftover
 
 COLUMNS = ("size", "modified", "etag", "version", "key")
 _PAGE = 1000
@@ -74,6 +79,36 @@ def _line(location: Location | None, meta: ObjectMeta) -> str:
         "checksums": dict(meta.checksums),
     }
     return json.dumps(facts, separators=(",", ":"))
+
+
+_BECAME = {"aborted": "aborted", "planned": "would be aborted", "kept": "kept: younger"}
+
+
+def show_leftovers(session: Session, url: str, found: Iterable[Leftover]) -> None:
+    """Print unfinished uploads as they are dealt with, and count them; a person sees younger ones only with ``-v``."""
+    location = Location.parse(url, prefix=True)
+    assert location is not None
+    counts: Counter[str] = Counter()
+    for upload in found:
+        counts[upload.status] += 1
+        if session.as_json:
+            facts = {
+                "v": 1,
+                "type": "upload",
+                "location": str(replace(location, key=upload.key)),
+                "key": upload.key,
+                "upload_id": upload.upload_id,
+                "started": utc(upload.started),
+                "age_seconds": round(upload.age_seconds),
+                "status": upload.status,
+            }
+            sys.stdout.write(json.dumps(facts, separators=(",", ":")) + "\n")
+        elif upload.status != "kept" or session.verbosity > 0:
+            age = timedelta(seconds=round(upload.age_seconds))
+            sys.stdout.write(f"{utc(upload.started)}\t{age}\t{printable(upload.key)}\t{_BECAME[upload.status]}\n")
+        sys.stdout.flush()
+    parts = [f"{counts[status]} {said}" for status, said in _BECAME.items() if counts[status]]
+    session.say(f"{counts.total()} unfinished uploads{': ' if parts else ''}{', '.join(parts)}")
 
 
 def each(session: Session, urls: Iterable[str], work: Callable[[str], object]) -> int:

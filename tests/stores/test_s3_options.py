@@ -314,7 +314,7 @@ def test_options_that_do_not_go_together(wrong, said):
 def untold(seaweed: servers.S3Server, bucket: str, monkeypatch) -> Iterator[tuple[FaultProxy, S3Store]]:
     """A store whose own guess of an ETag never fits, as with a bucket that encrypts by a KMS key."""
     monkeypatch.setattr("creds.stores.s3.writing.etag_of", lambda _: None)
-    monkeypatch.setattr("creds.stores.s3.writing.hashlib.md5", lambda *_, **__: hashlib.sha256(b"another"))
+    monkeypatch.setattr("creds.stores.s3.writing.Part.md5", lambda _: hashlib.sha256(b"another").hexdigest())
     with FaultProxy(seaweed.address) as proxy:
         store = s3_store(seaweed, bucket, endpoint_url=proxy.url, on_aws=True)
         yield proxy, store

@@ -32,10 +32,15 @@ if TYPE_CHECKING:
     from creds.keys import CredentialProvider
 
 _NAME = "artifact-creds"
+_BLOCK_BYTES = 2 << 20
 
 
 class _Known(Wired):
     """A connection of boto3's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # What is read of a body at once. botocore leaves 16 KiB, and cuts what is left of a MiB anew for each of them.
+        super().__init__(*args, **{**kwargs, "blocksize": _BLOCK_BYTES})
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         self.bind()
@@ -93,6 +98,11 @@ class _Models(Loader):  # type: ignore[misc]  # as above
     def search_paths(self) -> list[str]:
         # A copy: every boto3 session appends its folder, and this loader serves all of them.
         return list(self._search_paths)
+
+    def list_available_services(self, type_name: str) -> list[str]:
+        # It would look into the folders of all four hundred of AWS' services to see whether this one is among them.
+        del type_name
+        return ["s3"]
 
 
 @functools.cache

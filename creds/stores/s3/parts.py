@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from creds.store import Buffer
 
@@ -13,6 +14,7 @@ MAX_PARTS = 10_000  # S3's own limit on one upload
 _MIN_BYTES = 8 << 20
 _MAX_BYTES = 1 << 30
 _HINTED_PARTS = 9_000  # parts a size hint is cut into: a tenth is left for a hint that was too small
+_PIECE_BYTES = 128 << 10  # pieces of a part this large are not worth a copy
 _UNHINTED_STEP = 800  # parts of one size while the size is unknown
 
 
@@ -36,6 +38,60 @@ def part_bytes_at(number: int, first: int, *, hinted: bool) -> int:
     return max(first, min(_MAX_BYTES, first << min(steps, 40)))
 
 
+class Part:
+    """The bytes of one part as they came: put together they would be copied once more."""
+
+    def __init__(self, pieces: Sequence[Buffer]) -> None:
+        self.pieces = pieces
+        self.size_bytes = sum(map(len, pieces))
+
+    def body(self) -> Body:
+        """It as a file of its own, for one try."""
+        return Body(self)
+
+    def md5(self) -> str:
+        """In hex, as many servers' ETags have it."""
+        digest = hashlib.md5(usedforsecurity=False)
+        for piece in self.pieces:
+            digest.update(piece)
+        return digest.hexdigest()
+
+
+class Body:
+    """A part as a file for boto3, which reads it to sign it and again to send it."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._next = 0  # the piece to read from
+        self._rest: Buffer = b""  # what is left of the one before it
+        self._position = 0
+
+    def read(self, size: int | None = None) -> Buffer:
+        """The next bytes, at most to the end of their piece; all that is left for a size of None or below zero."""
+        if size is None or size < 0:
+            return b"".join(iter(lambda: self.read(self._part.size_bytes), b""))
+        while not len(self._rest):
+            if self._next == len(self._part.pieces):
+                return b""
+            self._rest = memoryview(self._part.pieces[self._next])
+            self._next += 1
+        piece = self._rest[:size]
+        self._rest = self._rest[len(piece) :]
+        self._position += len(piece)
+        return piece
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """To anywhere; boto3 goes to the end to learn the size."""
+        begins = (0, self._position, self._part.size_bytes)[whence]
+        self._next, self._rest, self._position = 0, b"", 0
+        while self._position < begins + offset and self.read(begins + offset - self._position):
+            pass
+        return self._position
+
+
 class Gather:
     """Buffers of any size in, pieces of the size asked for out."""
 
@@ -44,26 +100,31 @@ class Gather:
         self._check = check
         self._rest = memoryview(b"")
 
-    def take(self, count: int) -> bytes:
+    def take(self, count: int) -> Part:
         """The next ``count`` bytes; fewer only at the end. Calls ``check`` before each buffer."""
         held: list[Buffer] = []
-        size = 0
+        small: list[Buffer] = []
+        size = small_bytes = 0
         while size < count:
             if not len(self._rest):
                 self._check()
                 try:
-                    whole = next(self._buffers)
+                    self._rest = memoryview(next(self._buffers)).cast("B")
                 except StopIteration:
                     break
-                if not held and type(whole) is bytes and len(whole) == count:
-                    return whole
-                self._rest = memoryview(whole).cast("B")
                 continue
             piece = self._rest[: count - size]
             self._rest = self._rest[len(piece) :]
-            held.append(piece)
             size += len(piece)
-        return b"".join(held)
+            # Joined, small ones cost a copy; apart, each would cost a call of the system.
+            small.append(piece)
+            small_bytes += len(piece)
+            if small_bytes >= _PIECE_BYTES:
+                held.append(piece if len(small) == 1 else b"".join(small))
+                small, small_bytes = [], 0
+        if small:
+            held.append(b"".join(small))
+        return Part(held)
 
 
 def etag_of(etags: list[str]) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from creds.errors import CredentialError, NotSupported, ObjectNotFound, StoreError
 from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, StoreOptions
@@ -13,6 +14,7 @@ from creds.stores.s3.conditions import Conditions
 from creds.stores.s3.errors import HINT_NOT_S3
 from creds.stores.s3.publishing import Publisher
 from creds.stores.s3.ranges import Ranges, Unranged, is_plain
+from creds.stores.s3.resuming import Journal, Resuming
 from creds.stores.s3.stream import Stream
 from creds.stores.s3.unfinished import Unfinished, abort, unfinished
 from creds.stores.s3.verb import Verb
@@ -74,6 +76,7 @@ class S3Store:
         )
         self._conditions = Conditions(enforced=True if on_aws else None)
         self._ranged = True
+        self._journal: Journal | None = None
         self.window = self._bucket.window
 
     def __repr__(self) -> str:
@@ -135,7 +138,19 @@ class S3Store:
             described["Metadata"] = dict(metadata)
         verb = Verb(self._bucket, "write", key, cancel, on_retry)
         publisher = Publisher(verb, self._conditions, if_match, if_none_match=if_none_match)
-        return Upload(verb, publisher, described).run(buffers, size_hint_bytes)
+        resuming = None if self._journal is None else Resuming(verb, self._journal, described)
+        return Upload(verb, publisher, described, resuming).run(buffers, size_hint_bytes)
+
+    def resuming(self, journal: Journal) -> Self:
+        """This store, but a write in parts is remembered in ``journal``, and goes on with one that is there.
+
+        The same bytes must be given again, all of them: parts that the server has are not sent. With the journal's
+        ``keeps`` a write that fails leaves its parts there for the next one, unless what failed is about the object or
+        its bytes.
+        """
+        other = copy.copy(self)
+        other._journal = journal  # noqa: SLF001 - of the same class
+        return other
 
     def head(self, key: str, *, checksums: bool = False, cancel: Cancel | None = None) -> ObjectMeta:
         verb = Verb(self._bucket, "head", key, cancel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,29 +29,36 @@ class Unfinished:
 
 def unfinished(verb: Verb) -> Iterator[Unfinished]:
     """Every unfinished upload whose key starts with the verb's key, page by page."""
-    marker: dict[str, str] = {}
-    while True:
-        answer = verb.stoppable(functools.partial(verb.call, functools.partial(_page, verb, marker)))
+    names = {"NextKeyMarker": "KeyMarker", "NextUploadIdMarker": "UploadIdMarker"}
+    for entry in pages(verb, functools.partial(_page, verb), "Uploads", names):
         with verb.speaking():
-            found = [
-                Unfinished(key=entry["Key"], upload_id=entry["UploadId"], started=entry["Initiated"])
-                for entry in answer.get("Uploads", ())
-            ]
-        yield from found
-        if not answer.get("IsTruncated"):
-            return
-        before, marker = marker, _next(answer)
-        if not marker or marker == before:
-            raise verb.failed(StoreError, "the server's pages do not end")
+            found = Unfinished(key=entry["Key"], upload_id=entry["UploadId"], started=entry["Initiated"])
+        yield found
 
 
-def _page(verb: Verb, marker: dict[str, str], client: Any) -> Any:
+def _page(verb: Verb, marker: Mapping[str, Any], client: Any) -> Any:
     return client.list_multipart_uploads(Bucket=verb.bucket.name, Prefix=verb.key, **marker)
 
 
-def _next(answer: Any) -> dict[str, str]:
-    names = {"NextKeyMarker": "KeyMarker", "NextUploadIdMarker": "UploadIdMarker"}
-    return {asked: answer[told] for told, asked in names.items() if answer.get(told)}
+def pages(
+    verb: Verb, ask: Callable[[Mapping[str, Any], Any], Any], entries: str, names: Mapping[str, str]
+) -> Iterator[Any]:
+    """What a server lists in pages of its own kind.
+
+    Args:
+        ask: asks for the page at a marker; takes it and the client.
+        entries: what the answer calls them.
+        names: what the next request calls each part of the marker, by what the answer calls it.
+    """
+    marker: dict[str, Any] = {}
+    while True:
+        answer = verb.stoppable(functools.partial(verb.call, functools.partial(ask, marker)))
+        yield from answer.get(entries, ())
+        if not answer.get("IsTruncated"):
+            return
+        before, marker = marker, {asked: answer[told] for told, asked in names.items() if answer.get(told)}
+        if not marker or marker == before:
+            raise verb.failed(StoreError, "the server's pages do not end")
 
 
 def abort(verb: Verb, upload: Unfinished) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -11,8 +10,9 @@ from typing import Any, TypeVar
 from creds.errors import StoreError
 from creds.store import Buffer, Cancel, ObjectMeta, Retries, Share
 from creds.stores.s3.errors import HINT_NOT_S3
-from creds.stores.s3.parts import MAX_PARTS, Gather, etag_of, first_part_bytes, part_bytes_at
+from creds.stores.s3.parts import MAX_PARTS, Gather, Part, etag_of, first_part_bytes, part_bytes_at
 from creds.stores.s3.publishing import Publisher
+from creds.stores.s3.resuming import Begun, Resuming
 from creds.stores.s3.verb import Verb
 from creds.stores.wire import STOP_SECONDS, Wire, spawn
 
@@ -22,16 +22,20 @@ _ABORT_SECONDS = 10.0
 
 
 class Upload:
-    """One write: published only when complete, and nothing of it stays otherwise."""
+    """One write: published only when complete, and nothing of it stays otherwise, unless a journal remembers it."""
 
-    def __init__(self, verb: Verb, publisher: Publisher, described: Mapping[str, Any]) -> None:
+    def __init__(
+        self, verb: Verb, publisher: Publisher, described: Mapping[str, Any], resuming: Resuming | None = None
+    ) -> None:
         self._verb = verb
         self._cancel = verb.cancel or Cancel()
         self._publisher = publisher
         self._described = described
+        self._resuming = resuming
+        self._begun: Begun | None = None
         self._wire = Wire()
         self._running: dict[concurrent.futures.Future[dict[str, Any]], int] = {}
-        self._done: list[dict[str, Any]] = []
+        self._done: list[Mapping[str, Any]] = []
         self._size = 0
 
     def run(self, buffers: Iterable[Buffer], size_hint_bytes: int | None) -> ObjectMeta:
@@ -41,10 +45,15 @@ class Upload:
         with self._cancel.calling(self._wire.stop), self._verb.bucket.window.stream() as share:
             if self._publisher.conditional:
                 self._here(self._publisher.compare_unless_enforced)
+            if self._resuming is not None:
+                self._begun = self._here(self._resuming.begun)
+            if self._begun is not None:
+                first = self._begun.part_bytes
+                self._publisher.mark = dict(self._begun.mark)
             share.take(first)
             content = gather.take(first)
-            share.give(first - len(content))
-            if len(content) < first:
+            share.give(first - content.size_bytes)
+            if content.size_bytes < first:
                 return self._here(lambda: self._put(content))
             return self._multipart(gather, content, share, hinted=size_hint_bytes is not None)
 
@@ -52,39 +61,59 @@ class Upload:
         """Do ``work`` in a thread of its own, and stop waiting for it when the write is stopped."""
         return self._wire.do(work, self._cancel)
 
-    def _put(self, content: bytes) -> ObjectMeta:
+    def _put(self, content: Part) -> ObjectMeta:
         def send(client: Any, headers: Mapping[str, str]) -> Any:
             described = self._marked() if self._publisher.conditional else self._described
-            answer = client.put_object(**self._verb.target, **described, **headers, Body=content)
+            answer = client.put_object(**self._verb.target, **described, **headers, Body=content.body())
             if "ETag" not in answer:
                 raise self._verb.failed(StoreError, "an answer that is not S3's", hint=HINT_NOT_S3)
             return answer
 
-        def etag() -> str:
-            return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
-
-        return self._publisher.publish(send, len(content), etag)
+        return self._publisher.publish(send, content.size_bytes, lambda: f'"{content.md5()}"')
 
     # Parts.
 
-    def _multipart(self, gather: Gather, content: bytes, share: Share, *, hinted: bool) -> ObjectMeta:
-        first = len(content)
-        upload_id = self._here(lambda: self._verb.call(self._create))
+    def _multipart(self, gather: Gather, content: Part, share: Share, *, hinted: bool) -> ObjectMeta:
+        first = content.size_bytes
+        upload_id = self._here(lambda: self._begin(first))
         try:
             number = 1
-            while content:
-                self._send(upload_id, number, content)
+            while content.size_bytes:
+                if self._begun is not None and self._begun.sizes.get(number) == content.size_bytes:
+                    self._size += content.size_bytes
+                    self._done.append(self._begun.parts[number])
+                    share.give(content.size_bytes)
+                else:
+                    self._send(upload_id, number, content)
                 number += 1
                 count = part_bytes_at(number, first, hinted=hinted)
                 self._make_room(share, count)
                 content = gather.take(count)
-                share.give(count - len(content))
+                share.give(count - content.size_bytes)
             while self._running:
                 self._reap(share)
-            return self._here(lambda: self._complete(upload_id))
+            done = self._here(lambda: self._complete(upload_id))
         except BaseException as error:
-            self._abort(upload_id, quick=self._cancel.cancelled or not isinstance(error, Exception))
+            if self._resuming is None or not self._resuming.may_go_on(error):
+                self._abort(upload_id, quick=self._cancel.cancelled or not isinstance(error, Exception))
+                if self._resuming is not None:
+                    self._resuming.forget()
+            else:
+                self._wire.stop()
+                concurrent.futures.wait(self._running, timeout=STOP_SECONDS)
             raise
+        if self._resuming is not None:
+            self._resuming.forget()
+        return done
+
+    def _begin(self, first: int) -> str:
+        """The upload that goes on, or a new one."""
+        if self._begun is not None:
+            return self._begun.upload_id
+        upload_id = self._verb.call(self._create)
+        if self._resuming is not None:
+            self._resuming.begin(upload_id, first, self._publisher.mark)
+        return upload_id
 
     def _create(self, client: Any) -> str:
         summed = {"ChecksumAlgorithm": "CRC32"} if self._verb.bucket.checksums else {}
@@ -95,19 +124,19 @@ class Upload:
         """What describes the object, and by what its publisher knows it again."""
         return {**self._described, "Metadata": {**self._described.get("Metadata", {}), **self._publisher.mark}}
 
-    def _send(self, upload_id: str, number: int, content: bytes) -> None:
+    def _send(self, upload_id: str, number: int, content: Part) -> None:
         if number > MAX_PARTS:
             raise self._verb.failed(StoreError, f"larger than {MAX_PARTS} parts hold", hint="give a size hint")
-        self._size += len(content)
+        self._size += content.size_bytes
 
         def send(client: Any) -> dict[str, Any]:
-            answer = client.upload_part(**self._verb.target, UploadId=upload_id, PartNumber=number, Body=content)
+            answer = client.upload_part(**self._verb.target, UploadId=upload_id, PartNumber=number, Body=content.body())
             sums = {
                 name: value for name, value in answer.items() if name.startswith("Checksum") and name != "ChecksumType"
             }
             return {"PartNumber": number, "ETag": answer["ETag"], **sums}
 
-        self._running[spawn(lambda: self._verb.call(send), self._wire)] = len(content)
+        self._running[spawn(lambda: self._verb.call(send), self._wire)] = content.size_bytes
 
     def _make_room(self, share: Share, count: int) -> None:
         """Wait until the next part may be gathered: at once when none is on its way, else within the window."""
@@ -121,8 +150,12 @@ class Upload:
         """Wait for a part to arrive, and account for all that have."""
         self._wire.wait_for(tuple(self._running), self._cancel)
         for future in [future for future in self._running if future.done()]:
-            share.give(self._running.pop(future))
-            self._done.append(future.result())
+            size = self._running.pop(future)
+            share.give(size)
+            part = future.result()
+            self._done.append(part)
+            if self._resuming is not None:
+                self._resuming.add(part, size)
 
     def _complete(self, upload_id: str) -> ObjectMeta:
         parts = sorted(self._done, key=lambda part: int(part["PartNumber"]))
