@@ -15,7 +15,7 @@ from creds.store import Ssh, StoreOptions, Sts, Tls
 from tests.test_tokens import token
 
 HOST = "minio.corp:9000"
-KEYS = [f"SHA256:{letter * 43}" for letter in "ab"]
+HOST_KEYS = [f"SHA256:{letter * 43}" for letter in "ab"]
 URL = f"http://{HOST}"
 ISS = "https://issuer.corp"
 ROLE = "arn:aws:iam::1:role/r"
@@ -194,15 +194,17 @@ def test_other_schemes_use_the_entrys_own_too():
 
 def test_what_an_entry_adds_to_the_options():
     """Authorities and host keys add up; a certificate, a key and known hosts of the caller's come first, whole."""
-    given = StoreOptions(tls=Tls(ca_pem=b"A"), ssh=Ssh(fingerprints=(KEYS[0],), known_hosts="mine"))
+    given = StoreOptions(tls=Tls(ca_pem=b"A"), ssh=Ssh(fingerprints=(HOST_KEYS[0],), known_hosts="mine"))
     own = Endpoint(
         url=URL,
         certificates=Tls(ca_pem=b"B", client_cert="own.pem", client_key="own.key"),
-        ssh=Ssh(known_hosts="theirs", fingerprints=(KEYS[1],), key="id", key_passphrase="p"),
+        ssh=Ssh(known_hosts="theirs", fingerprints=(HOST_KEYS[1],), key="id", key_passphrase="p"),
     )
     applied = own.applied(given)
     assert applied.tls == Tls(ca_pem=b"A\nB", client_cert="own.pem", client_key="own.key")
-    assert applied.ssh == Ssh(known_hosts="mine", fingerprints=(KEYS[0], KEYS[1]), key="id", key_passphrase="p")
+    assert applied.ssh == Ssh(
+        known_hosts="mine", fingerprints=(HOST_KEYS[0], HOST_KEYS[1]), key="id", key_passphrase="p"
+    )
     mine = own.applied(StoreOptions(tls=Tls(client_cert="mine.pem"), ssh=Ssh(key="mine")))
     assert (mine.tls.client_cert, mine.tls.client_key, mine.tls.ca_pem) == ("mine.pem", None, b"B")
     assert (mine.ssh.key, mine.ssh.key_passphrase) == ("mine", None)

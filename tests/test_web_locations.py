@@ -75,7 +75,7 @@ def test_a_client_certificate_stages(tmp_path, nginx):
     stage = ("stage", document, "--into", tmp_path / "job", "--endpoint", nginx.mutual.url, *trust)
     refused = run(*stage)
     assert refused.code == 2, refused.err
-    assert "client_cert" in refused.err
+    assert "--client-cert" in refused.err
     done = run(*stage, *shown)
     assert done.code == 0, done.err
     assert (tmp_path / "job" / "data" / "x").read_bytes() == b"1"

@@ -656,7 +656,7 @@ def test_client_certificate(authority: trustme.CA, tmp_path: Path) -> None:
         without = http_store(server.url, tls=tls_of(authority))
         with pytest.raises(Unauthenticated, match="wants a client certificate") as caught:
             without.head("k")
-        assert "client_cert" in caught.value.hint
+        assert "--client-cert" in caught.value.hint
         without.close()
         wrong = http_store(server.url, tls=tls_of(authority, client_cert=str(tmp_path / "stranger.pem")))
         with pytest.raises(Unauthenticated, match="refuses the client certificate"):
