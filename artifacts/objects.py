@@ -9,7 +9,6 @@ import contextlib
 import io
 import itertools
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from artifacts.errors import DiskError, FolderError, RequestError
 from artifacts.events import OnEvent, Receipt, Report, Started, error_facts, resolved_facts
 from artifacts.limits import FREE_SPACE, Budget, free_bytes
 from artifacts.locks import HostSlots
+from artifacts.scratch import Scratch
 from creds.errors import LocationError, ObjectChanged, ObjectNotFound, ToolkitError
 from creds.location import Location
 from creds.policy import Policy
@@ -33,6 +33,10 @@ from creds.store import Buffer, Cancel, ObjectMeta, Reading, Store, StoreOptions
 
 if TYPE_CHECKING:
     from creds.models import Credentials
+
+
+_ONLY = "object"
+"""The name of what is unfinished, while it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,36 +264,39 @@ def quoted_etag(etag: str | None) -> str | None:
 def _get_folder(move: _Move, target: Path, **promised: Any) -> transfer.Transferred:
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise FolderError(f"{target} exists and is not an empty folder", hint="give a new folder")
-    _make_parent(target)
-    with transfer.partial_folder(target.parent, target.name) as partial:
-        moved = move.fetch(partial.descriptor, name=move.label, unpacking=True, **promised)
-        partial.publish(target)
+    with _scratch(target) as (_, scratch):
+        place = target.parent / scratch.name
+        with transfer.partial_folder(place, _ONLY) as partial:
+            moved = move.fetch(partial.descriptor, name=move.label, unpacking=True, **promised)
+            partial.publish(target)
     return moved
 
 
 def _get_file(move: _Move, target: Path, **promised: Any) -> transfer.Transferred:
-    _make_parent(target)
-    partial = target.with_name(f".{target.name}.partial-{secrets.token_hex(8)}")
-    try:
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            moved = move.fetch(folder, name=partial.name, unpacking=False, **promised)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-            os.close(folder)
-    except OSError as error:
-        if isinstance(error, ToolkitError):
-            raise
-        raise DiskError.of("write", str(target), error) from error
+    with _scratch(target) as (parent, scratch):
+        moved = move.fetch(scratch.descriptor, name=_ONLY, unpacking=False, **promised)
+        os.rename(_ONLY, target.name, src_dir_fd=scratch.descriptor, dst_dir_fd=parent)
     return moved
 
 
-def _make_parent(target: Path) -> None:
+@contextlib.contextmanager
+def _scratch(target: Path) -> Iterator[tuple[int, Scratch]]:
+    """The folder that ``target`` is in, made if it is missing, and one inside it for what is unfinished."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DiskError.of("make folder", str(target.parent), error) from error
+    try:
+        parent = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with Scratch(parent) as scratch:
+                yield parent, scratch
+        finally:
+            os.close(parent)
+    except OSError as error:
+        if isinstance(error, ToolkitError):
+            raise
+        raise DiskError.of("write", str(target), error) from error
 
 
 def get_stream(

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
-import re
-import secrets
-import shutil
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from artifacts.archive.folders import OPEN_FOLDER, Folders
+from artifacts.archive.folders import Folders
 from artifacts.errors import DiskError, UnsafeKey
+from artifacts.scratch import SCRATCH, Scratch
 from artifacts.text import printable
 
 _OPEN_FOLDERS = 8  # of one thread: listings come folder by folder, and many threads share what a process may open
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 4095
-SCRATCH = re.compile(rb"\.artifacts-partial-[0-9a-f]{16}")
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Folder:
     """The folder that files are put into, each by a rename when it is whole.
 
-    Files are written in a hidden folder of this process inside of it. One that a process left behind, which was killed,
-    is removed by the next: the system's lock on it tells whether its owner is alive.
+    Files are written in a :class:`~artifacts.scratch.Scratch` inside of it.
     """
 
     def __init__(self, path: str, *, dry_run: bool) -> None:
@@ -61,39 +56,7 @@ class Folder:
         with os.scandir(self.root) as found:
             self.was_empty = not any(found)
         if not self._dry_run:
-            self._sweep()
-            self._make_scratch(stack)
-
-    def _make_scratch(self, stack: contextlib.ExitStack) -> None:
-        while True:
-            name = f".artifacts-partial-{secrets.token_hex(8)}"
-            os.mkdir(name, 0o700, dir_fd=self.root)
-            stack.callback(self._remove, name)
-            try:
-                self.scratch = os.open(name, OPEN_FOLDER, dir_fd=self.root)
-                stack.callback(os.close, self.scratch)
-                fcntl.flock(self.scratch, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(self.scratch).st_nlink:
-                    return
-            except (FileNotFoundError, BlockingIOError):
-                pass  # another process took it for a dead one's before it was locked
-
-    def _sweep(self) -> None:
-        """Remove what dead processes left."""
-        assert self.root is not None
-        for name in os.listdir(self.root):  # noqa: PTH208 - of a descriptor
-            if SCRATCH.fullmatch(os.fsencode(name)) is None:
-                continue
-            with contextlib.suppress(OSError):  # in use by another process, or not ours to remove
-                left = os.open(name, OPEN_FOLDER, dir_fd=self.root)
-                try:
-                    fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    self._remove(name)
-                finally:
-                    os.close(left)
-
-    def _remove(self, name: str) -> None:
-        shutil.rmtree(name, ignore_errors=True, dir_fd=self.root)
+            self.scratch = stack.enter_context(Scratch(self.root)).descriptor
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

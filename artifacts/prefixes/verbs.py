@@ -14,9 +14,10 @@ from artifacts import transfer
 from artifacts.errors import DiskError, UnsafeKey
 from artifacts.events import OnEvent, Receipt
 from artifacts.objects import Access, How
-from artifacts.prefixes.folder import SCRATCH, Folder, Paths, unsafe
+from artifacts.prefixes.folder import Folder, Paths, unsafe
 from artifacts.prefixes.job import Job, Piece
 from artifacts.prefixes.same import OLD_FILE, same, same_md5, stamp
+from artifacts.scratch import SCRATCH
 from artifacts.text import printable
 from creds.store import Cancel, ObjectMeta
 
