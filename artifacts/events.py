@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,7 @@ class Receipt:
 
     def to_json(self) -> str:
         """The receipt as one line of JSON, keys in the documented order."""
-        values = asdict(self)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         line = {"v": 1, "type": "receipt", "time": utc(self.time), "run": self.run, "experiment": self.experiment}
         line.update((name, values[name]) for name in values if name not in line)
         return json.dumps(line, separators=(",", ":"), ensure_ascii=False)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from creds.endpoint import AWS, Endpoint
@@ -274,6 +275,9 @@ class Region(NamedTuple):
     source: str
 
 
+_BOTOCORES_OWN = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SECURITY_TOKEN", "AWS_CREDENTIAL_EXPIRATION")
+
+
 class ChainKeys:
     """Keys of the caller's own AWS setup, as botocore finds and renews them. Nothing is read until they are asked for.
 
@@ -296,6 +300,9 @@ class ChainKeys:
         return f"ChainKeys(source={self.source!r})"
 
     def __call__(self) -> AwsKeys:
+        if (plain := self._plain()) is not None:
+            self._given = plain
+            return plain
         from botocore.exceptions import BotoCoreError, ClientError
 
         # OSError and ValueError come from a credential_process: it cannot be run, or what it prints is no JSON.
@@ -332,16 +339,33 @@ class ChainKeys:
             if self._given is not None and self._given.signs_like(keys):
                 self._session = self._credentials = self._given = None
 
+    def _plain(self) -> AwsKeys | None:
+        """Keys that lie open in the environment, where botocore would look first and find the very same.
+
+        Loading botocore takes longer than fetching a small object. What it alone can judge stays with it: a profile,
+        half a pair, keys that end, the older name of the token.
+        """
+        pair = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+        if self.profile is not None or not all(pair) or any(name in os.environ for name in _BOTOCORES_OWN):
+            return None
+        access_key, secret_key = pair
+        token = os.environ.get("AWS_SESSION_TOKEN") or None
+        return AwsKeys(access_key=access_key or "", secret_key=secret_key or "", token=token, source=self.source)
+
     def region(self) -> str | None:
         """The region that the setup names, or None. Reads its files; raises as a call does."""
+        if self._plain() is not None:
+            name = os.environ.get("AWS_DEFAULT_REGION")
+            if name or not Path(os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser().exists():
+                return name or None
         from botocore.exceptions import BotoCoreError
 
         try:
             with self._lock:
-                name: str | None = self._open().get_config_variable("region")
+                found: str | None = self._open().get_config_variable("region")
         except BotoCoreError as error:
             raise self._explained(error) from error
-        return name
+        return found
 
     def _open(self) -> Any:
         if self._session is None:

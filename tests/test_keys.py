@@ -1,6 +1,7 @@
 """Keys and regions: both documented orders are tables here, and nothing of the machine's own leaks in."""
 
 import copy
+import os
 import pickle
 import re
 from datetime import UTC, datetime, timedelta, timezone
@@ -323,3 +324,35 @@ def test_an_identity_as_receipts_have_it():
         "source": "request",
         "expires_at": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("more", "plain"),
+    [
+        ({}, True),
+        ({"AWS_SESSION_TOKEN": "planted-token"}, True),
+        ({"AWS_SESSION_TOKEN": ""}, True),
+        ({"AWS_DEFAULT_REGION": "eu-west-1"}, True),
+        ({"AWS_REGION": "eu-west-1"}, True),
+        ({"AWS_CONFIG_FILE": "CONFIG"}, True),
+        ({"AWS_SECURITY_TOKEN": "planted-older-token"}, False),
+    ],
+)
+def test_keys_that_lie_open_are_those_that_botocore_finds(tmp_path, monkeypatch, more, plain):
+    """Found without it, where it says so; the region too."""
+    from botocore.session import Session
+
+    (tmp_path / "config").write_text("[default]\nregion = ap-south-1\n")
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in {"AWS_ACCESS_KEY_ID": ID, "AWS_SECRET_ACCESS_KEY": SECRET, **more}.items():
+        monkeypatch.setenv(name, value.replace("CONFIG", str(tmp_path / "config")))
+    theirs = Session().get_credentials().get_frozen_credentials()
+    chain = ChainKeys()
+    ours = chain()
+    assert (ours.access_key, ours.secret_key) == (theirs.access_key, theirs.secret_key)
+    assert (ours.token or None) == (theirs.token or None)
+    assert chain.region() == Session().get_config_variable("region")
+    assert (chain._credentials is None) is plain
