@@ -13,6 +13,7 @@ from typing import Any
 
 from artifacts.errors import DiskError, FolderInUse, RequestError
 from artifacts.locks import FileLock
+from artifacts.state import write_all
 from artifacts.transfer import Source
 from creds.errors import NotSupported
 from creds.store import Buffer, Store
@@ -81,7 +82,7 @@ class Journal:
         try:
             file = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
             try:
-                os.write(file, line)
+                write_all(file, line)
             finally:
                 os.close(file)
         except OSError as error:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import http.client
 import re
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from creds import retry
-from creds.errors import Cancelled, NotSupported, ObjectChanged, ObjectNotFound, StoreError
+from creds.errors import NotSupported, ObjectNotFound, StoreError
 from creds.store import Buffer, Cancel, ObjectMeta, OnRetry
 from creds.stores.http.connections import forget
 from creds.stores.http.dav import moment
 from creds.stores.http.errors import failed, of_failure
 from creds.stores.http.transport import Login, Transport, finish
 from creds.stores.http.url import Url
+from creds.stores.reading import OpenReading
 from creds.stores.wire import Wire, on, stoppable
 
 E = TypeVar("E", bound=StoreError)
@@ -107,28 +105,20 @@ def head(transport: Transport, op: str, key: str, url: Url, where: str, login: L
     return meta_of(key, answer)
 
 
-class HttpReading:
-    """One object being read; see :class:`creds.store.Reading`."""
+class HttpReading(OpenReading):
+    """One object being read over http(s)."""
 
     def __init__(self, transport: Transport, wanted: Wanted) -> None:
+        super().__init__(wanted.start, wanted.if_match, wanted.cancel)
         self._transport = transport
         self._wanted = wanted
         self._position = wanted.start
-        self._meta: ObjectMeta | None = None
         self._body: BaseHTTPResponse | None = None
         self._connection: object = None
         self._ended = False
-        self._closed = False
         self._wire = Wire()
-        self._lock = threading.RLock()  # another thread may close what this one reads
-        self._stack = ExitStack()
         self._stack.callback(self._drop)
         self._stack.callback(self._wire.stop)
-
-    @property
-    def meta(self) -> ObjectMeta:
-        assert self._meta is not None
-        return self._meta
 
     @property
     def pinned(self) -> str:
@@ -136,21 +126,16 @@ class HttpReading:
             return "etag"
         return "weak" if self.meta.etag or self.meta.modified else "none"
 
-    def begin(self) -> Self:
-        """Ask for the object and wait until its ``meta`` is known."""
-        wanted = self._wanted
-        try:
-            if wanted.cancel is not None:
-                wanted.cancel.check()
-                self._stack.enter_context(wanted.cancel.calling(self._wire.stop))
-            self._transport.call("open", self._reopen, cancel=wanted.cancel, on_retry=wanted.on_retry)
-        except BaseException:
-            self.close()
-            raise
-        return self
+    @property
+    def _where(self) -> str:
+        return self._wanted.where
 
-    def __iter__(self) -> Iterator[Buffer]:
-        return self
+    def _begin(self) -> None:
+        wanted = self._wanted
+        if wanted.cancel is not None:
+            wanted.cancel.check()
+            self._stack.enter_context(wanted.cancel.calling(self._wire.stop))
+        self._transport.call("open", self._reopen, cancel=wanted.cancel, on_retry=wanted.on_retry)
 
     def __next__(self) -> Buffer:
         self._check_open()
@@ -171,26 +156,6 @@ class HttpReading:
             self._ended = True
             raise StopIteration
         return chunk
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop: whoever reads in another thread gets Cancelled."""
-        with self._lock:
-            self._closed = True
-            self._stack.close()
-
-    def _check_open(self) -> None:
-        if self._wanted.cancel is not None:
-            self._wanted.cancel.check()
-        if self._closed:
-            raise Cancelled(f"open {self._wanted.where}: closed while it was read")
 
     def _read(self, login: Login) -> bytes:
         self._check_open()
@@ -241,12 +206,12 @@ class HttpReading:
                 raise
             raise self._changed() from error
         try:
-            self._begin(answer, login)
+            self._started(answer, login)
         except BaseException:
             answer.close()
             raise
 
-    def _begin(self, answer: BaseHTTPResponse, login: Login) -> None:
+    def _started(self, answer: BaseHTTPResponse, login: Login) -> None:
         if answer.status == 416:
             self._unsatisfied(answer, login)
             return
@@ -287,16 +252,6 @@ class HttpReading:
                 raise self._beyond(self._position - left)
             left -= len(chunk)
 
-    def _pin(self, now: ObjectMeta) -> None:
-        """Keep the first answer, and refuse a later one about another generation: not every server holds If-Match."""
-        first = self._meta
-        if first is None:
-            if self._wanted.if_match is not None and now.etag != self._wanted.if_match:
-                raise self._failed(ObjectChanged, "not the expected object")
-            self._meta = now
-        elif first.replaced_by(now):
-            raise self._changed()
-
     def _drop(self) -> None:
         body, self._body = self._body, None
         if body is not None:
@@ -305,9 +260,3 @@ class HttpReading:
 
     def _failed(self, kind: type[E], said: str) -> E:
         return failed(kind, "open", self._wanted.where, said)
-
-    def _changed(self) -> ObjectChanged:
-        return self._failed(ObjectChanged, "the object changed while it was read")
-
-    def _beyond(self, size: int | None) -> ObjectChanged:
-        return self._failed(ObjectChanged, f"cannot start at byte {self._wanted.start} of {size}")

@@ -11,7 +11,6 @@ from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, StoreOptio
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Bucket
 from creds.stores.s3.conditions import Conditions
-from creds.stores.s3.errors import HINT_NOT_S3
 from creds.stores.s3.publishing import Publisher
 from creds.stores.s3.ranges import Ranges, Unranged, is_plain
 from creds.stores.s3.resuming import Journal, Resuming
@@ -167,7 +166,7 @@ class S3Store:
                 answer = client.list_objects_v2(Bucket=self._bucket.name, Prefix=prefix, **level, **asked)
                 if answer.keys().isdisjoint(("Name", "IsTruncated")):
                     # botocore reads any well-formed page as a listing with nothing in it.
-                    raise verb.failed(StoreError, "an answer that is not S3's", hint=HINT_NOT_S3)
+                    raise verb.not_s3()
                 found = [meta.of_entry(entry) for entry in answer.get("Contents", ())]
                 found += [ObjectMeta(key=entry["Prefix"]) for entry in answer.get("CommonPrefixes", ())]
                 if not recursive:

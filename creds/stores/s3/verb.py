@@ -97,10 +97,14 @@ class Verb:
             throttle=self.bucket.throttle,
         )
 
+    def not_s3(self, why: str = "") -> StoreError:
+        """The error about a success that S3 would tell otherwise: a page of something else."""
+        return self.failed(StoreError, f"an answer that is not S3's{why}", hint=HINT_NOT_S3)
+
     def check_object(self, found: ObjectMeta) -> None:
         """Refuse a page that is taken for an object: S3 gives every object an ETag (GetObject and HeadObject)."""
         if found.etag is None:
-            raise self.failed(StoreError, "an answer that is not S3's: it has no ETag", hint=HINT_NOT_S3)
+            raise self.not_s3(": it has no ETag")
 
     def head(self, *, checksums: bool = False) -> ObjectMeta:
         """What the server says of the key, asked in this thread."""

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from creds.errors import StoreError
 from creds.store import Buffer, Cancel, ObjectMeta, Retries, Share
-from creds.stores.s3.errors import HINT_NOT_S3
 from creds.stores.s3.parts import MAX_PARTS, Gather, Part, etag_of, first_part_bytes, part_bytes_at
 from creds.stores.s3.publishing import Publisher
 from creds.stores.s3.resuming import Begun, Resuming
@@ -66,7 +65,7 @@ class Upload:
             described = self._marked() if self._publisher.conditional else self._described
             answer = client.put_object(**self._verb.target, **described, **headers, Body=content.body())
             if "ETag" not in answer:
-                raise self._verb.failed(StoreError, "an answer that is not S3's", hint=HINT_NOT_S3)
+                raise self._verb.not_s3()
             return answer
 
         return self._publisher.publish(send, content.size_bytes, lambda: f'"{content.md5()}"')
