@@ -20,7 +20,6 @@ from artifacts.cli import config as configuration
 from artifacts.cli import schema
 from artifacts.cli.config import ConfigError
 from creds.endpoint import AWS
-from creds.testing import OidcIssuer
 from tests.test_layers import loaded
 from tests.test_location import tables
 
@@ -462,16 +461,10 @@ def test_a_redirect_trusts_the_other_servers_own_authority(bench, tmp_path):
         sender.server_close()
 
 
-@pytest.fixture(scope="module")
-def federated():
-    with OidcIssuer() as issuer, servers.seaweedfs(servers.federation(issuer.url, 3600)) as server:
-        server.client().put_object(Bucket=servers.SHARED_BUCKET, Key="data.tar", Body=tar({"x": b"1"}))
-        yield issuer, server
-
-
-def test_an_endpoints_own_token_file(federated, tmp_path):
+def test_an_endpoints_own_token_file(federated, issuer, tmp_path):
     """An entry's jwt_file and role serve a request without a credential, over its own authority on the STS leg too."""
-    issuer, server = federated
+    server = federated
+    server.client().put_object(Bucket=servers.SHARED_BUCKET, Key="data.tar", Body=tar({"x": b"1"}))
     (tmp_path / "token").write_text(made := issuer.mint())
     authority = Authority(tmp_path)
     (tmp_path / "ca.pem").write_bytes(authority.pem)

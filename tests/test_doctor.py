@@ -43,7 +43,7 @@ from creds import (
     Tls,
     diagnose,
 )
-from creds.testing import Fault, FaultProxy, OidcIssuer
+from creds.testing import Fault, FaultProxy
 
 DOCS = Path(__file__).parent.parent / "docs" / "doctor.md"
 
@@ -240,17 +240,10 @@ def test_a_clock_that_is_not_told(date):
 
 
 @pytest.fixture(scope="module")
-def issuer():
-    with OidcIssuer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def federated(issuer):
-    """SeaweedFS whose STS knows the issuer."""
-    with servers.seaweedfs(servers.federation(issuer.url, 3600)) as server:
-        server.client().put_object(Bucket=servers.SHARED_BUCKET, Key="k", Body=b"1")
-        yield server
+def federated(federated):
+    """The one that all tests share, with an object to look at."""
+    federated.client().put_object(Bucket=servers.SHARED_BUCKET, Key="k", Body=b"1")
+    return federated
 
 
 def token(value: str) -> Credentials:

@@ -48,6 +48,7 @@ ALLOWED = {
         "creds.secret",
     ),
     "artifacts/state.py": ("artifacts.errors",),
+    "artifacts/scratch.py": ("artifacts.archive",),
     "artifacts/digests.py": ("artifacts.errors", "creds.store"),
     "artifacts/locks.py": ("artifacts.errors", "creds.store"),
     "artifacts/partial.py": ("artifacts.errors", "artifacts.state", "creds.store"),

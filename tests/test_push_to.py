@@ -17,7 +17,6 @@ from commands import SECRETS, Bench, credentials, fill, inside, run, tar, tree
 
 from artifacts import Access, IntegrityError, Request, RequestError, Started, push_to
 from creds import LocationError
-from creds.testing import OidcIssuer
 
 OWN = {"AWS_ACCESS_KEY_ID": servers.ADMIN.access_key, "AWS_SECRET_ACCESS_KEY": servers.ADMIN.secret_key}
 TOLD = "credentials: your own AWS setup (default chain)"
@@ -112,19 +111,6 @@ def test_without_credentials_the_runner_brings_its_own(bench, paths):
     staged = bench.stage(request, "--ambient", "--lend-to", bench.host, env=OWN)
     assert staged.code == 0, staged.err
     assert tree(bench.job / "workspace") == tree(paths / "ws")
-
-
-@pytest.fixture(scope="module")
-def issuer():
-    with OidcIssuer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def federated(issuer):
-    """SeaweedFS with an STS that has roles."""
-    with servers.seaweedfs(servers.federation(issuer.url, 3600)) as server:
-        yield server
 
 
 def test_keys_of_a_role(federated, issuer, paths, tmp_path):

@@ -42,26 +42,13 @@ from creds.policy import Issuer, Policy
 from creds.resolve import resolve
 from creds.store import Cancel, Rate, Retries, Sessions, StoreOptions, Sts
 from creds.sts import AssumeRole, WebIdentity, sts_url
-from creds.testing import Fault, FaultProxy, OidcIssuer
+from creds.testing import Fault, FaultProxy
 from creds.tokens import TokenFile, TokenVariable, Verifier
 from tests.test_tokens import run_together, token
 
 MIB = 1 << 20
 QUICK = Retries(attempts=3, first_wait_seconds=0.01)
 FORGER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-
-@pytest.fixture(scope="module")
-def issuer():
-    with OidcIssuer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def federated(issuer):
-    """SeaweedFS whose STS knows the issuer; its sessions live for an hour."""
-    with servers.seaweedfs(servers.federation(issuer.url, 3600)) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
