@@ -228,6 +228,10 @@ def federation(issuer_url: str, session_seconds: int) -> dict[str, Any]:
     }
 
 
+VIRTUAL_HOSTS = "s3.test"
+"""A bucket of SeaweedFS is also the host of its name below this one; no resolver knows it, a forward proxy may."""
+
+
 @contextlib.contextmanager
 def seaweedfs(iam: dict[str, Any] | None = None) -> Iterator[S3Server]:
     """SeaweedFS in one process: checks signatures and permissions, enforces conditions. Has ``SHARED_BUCKET``.
@@ -277,6 +281,7 @@ def seaweedfs(iam: dict[str, Any] | None = None) -> Iterator[S3Server]:
             *(f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
             *(f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-admin.ui=false", "-webdav=false"),
             *("-master.telemetry=false", "-volume.max=1000", f"-s3.config={config}"),
+            f"-s3.domainName={VIRTUAL_HOSTS}",
         ]
         if iam is not None:
             (folder / "iam.json").write_text(json.dumps(iam))

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import servers
 from conformance import KEYS, Conformance
-from s3stores import s3_store
+from s3stores import QUICK, s3_store
+from webservers import ForwardProxy
 
 from creds.errors import (
     AccessDenied,
@@ -31,7 +32,7 @@ from creds.errors import (
     StoreError,
 )
 from creds.keys import AwsKeys
-from creds.store import Window
+from creds.store import StoreOptions, Window
 from creds.stores.s3 import S3Store
 from creds.stores.s3.parts import first_part_bytes, part_bytes_at
 from creds.testing import Fault, FaultProxy
@@ -96,6 +97,38 @@ AWS_NAMES = """
     AUTH_SCHEME_PREFERENCE DISABLE_REQUEST_COMPRESSION REQUEST_MIN_COMPRESSION_SIZE_BYTES DISABLE_HOST_PREFIX_INJECTION
     CSM_ENABLED CSM_HOST ENDPOINT_DISCOVERY_ENABLED EXECUTION_ENV LOGIN_CACHE_DIRECTORY
 """.split()
+
+
+def test_virtual_hosted_buckets(seaweed: servers.S3Server, bucket: str) -> None:
+    # Both engines put the bucket into the host's name, and the server finds it there: it checks the signature of it.
+    keys = AwsKeys(access_key=seaweed.admin.access_key, secret_key=seaweed.admin.secret_key)
+    large = os.urandom(9 << 20)
+    with ForwardProxy() as proxy:
+        store = S3Store(
+            bucket,
+            endpoint_url=f"http://{servers.VIRTUAL_HOSTS}:{seaweed.address[1]}",
+            region="us-east-1",
+            provider=lambda: keys,
+            options=StoreOptions(retries=QUICK, proxies={"http": proxy.url}),
+            on_aws=False,
+            addressing="virtual",
+            checksums=False,
+        )
+        store.write("folder/small", [b"content"])
+        store.write("large", [large])
+        with store.open("large") as reading:
+            assert b"".join(map(bytes, reading)) == large
+        assert store.head("folder/small").size_bytes == 7
+        assert [found.key for found in store.list()] == ["folder/small", "large"]
+        store.delete("large")
+        assert f"//{bucket}.{servers.VIRTUAL_HOSTS}:" in store.sign("folder/small")
+        store.close()
+        assert {line.split()[0] for line in proxy.lines} == {"PUT", "POST", "GET", "HEAD", "DELETE"}
+        assert all(f"//{bucket}.{servers.VIRTUAL_HOSTS}:" in line for line in proxy.lines)
+    path_style = s3_store(seaweed, bucket)
+    assert [found.key for found in path_style.list()] == ["folder/small"]
+    path_style.close()
+
 
 HOSTILE_CONFIG = """
 [default]
