@@ -427,27 +427,28 @@ class _Scalar(_Kind):
         return self.zero_value if draft is None else draft
 
 
-def _untyped_text(value: Any) -> str:
-    """As :func:`any_text`, by recursion while there is room for it."""
-    try:
-        return _TEXTS[type(value)](value)
-    except (KeyError, RecursionError):
-        return any_text(value)
+def _untyped_text(value: Any, depth: int = 0) -> str:
+    """As :func:`any_text`, by recursion for as many levels as documents have.
+
+    No deeper: at the interpreter's own limit whatever else runs just then, such as a finalizer, fails too.
+    """
+    kind = type(value)
+    if write := _SCALARS.get(kind):
+        return write(value)
+    if kind is dict and depth < _SHALLOW:
+        depth += 1
+        members = [
+            f"{quote(name)}:{quote(item) if type(item := value[name]) is str else _untyped_text(item, depth)}"
+            for name in sorted(value)
+        ]
+        return f"{{{','.join(members)}}}"
+    if kind is list and depth < _SHALLOW:
+        depth += 1
+        return f"[{','.join([_untyped_text(item, depth) for item in value])}]"
+    return any_text(value)
 
 
-def _dict_text(value: dict[str, Any]) -> str:
-    members = []
-    for name in sorted(value):
-        item = value[name]
-        members.append(f"{quote(name)}:{_TEXTS[type(item)](item)}")
-    return f"{{{','.join(members)}}}"
-
-
-def _list_text(value: list[Any]) -> str:
-    return f"[{','.join([_TEXTS[type(item)](item) for item in value])}]"
-
-
-_TEXTS: Final[Mapping[type, Callable[[Any], str]]] = {**_SCALARS, dict: _dict_text, list: _list_text}
+_SHALLOW: Final = 20
 
 
 def _secret_text(value: Any) -> str:

@@ -369,6 +369,7 @@ def test_a_file_goes_on_where_a_killed_process_stopped(through, proxy):
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    settled(proxy)
     (journal,) = parts.glob("*.journal")
     offset = json.loads(journal.read_bytes())["offset"]
     assert 64 << 20 <= offset < len(content)
@@ -379,6 +380,14 @@ def test_a_file_goes_on_where_a_killed_process_stopped(through, proxy):
     assert (through.job / "data/big").read_bytes() == content
     assert (through.job / "data/big").stat().st_mode & 0o777 == 0o666 & ~umask()
     assert list(parts.iterdir()) == []
+
+
+def settled(proxy: FaultProxy) -> None:
+    """Wait until what the dead process asked for is over: its last bytes would count as the next one's."""
+    until = time.monotonic() + 20
+    while proxy.open_connections:
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def umask() -> int:
