@@ -551,6 +551,12 @@ def _open_s3(resolved: Resolved) -> Store:
 
     resolved = resolved.placed()
     looked_at = replace(resolved.verdict, endpoint_url=resolved.server_url)
+    bucket = str(replace(resolved.location, key=""))
+
+    def addresses(host: str, port: int) -> list[str]:
+        # The guard has judged what is itself an address.
+        return [host] if address_of(host) is not None else resolved.policy.addresses(host, port, bucket)
+
     return S3Store(
         resolved.location.bucket,
         endpoint_url=resolved.verdict.endpoint_url,
@@ -561,7 +567,8 @@ def _open_s3(resolved: Resolved) -> Store:
         addressing="virtual" if resolved.addressing == "virtual" else "path",
         checksums=resolved.checksums,
         guard=functools.partial(resolved.policy.check_addresses, looked_at),
-        location=str(replace(resolved.location, key="")),
+        addresses=addresses,
+        location=bucket,
     )
 
 

@@ -8,10 +8,9 @@ A server that says it has too much to do slows down every call to it, not only t
 
 from __future__ import annotations
 
-import asyncio
 import random as random_module
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TypeVar
 
 from creds.errors import Cancelled, StoreError, ToolkitError
@@ -145,23 +144,3 @@ def run(
                 continue
             wait = schedule.wait_seconds(error)
         pause(wait)
-
-
-async def run_async(
-    work: Callable[[], Awaitable[T]],
-    schedule: Schedule,
-    *,
-    refresh: Callable[[ToolkitError], Awaitable[bool]] | None = None,
-) -> T:
-    """As :func:`run`, for coroutines; it is stopped by cancelling its task."""
-    while True:
-        if (held := schedule.hold_seconds()) > 0:
-            await asyncio.sleep(held)
-        try:
-            return await work()
-        except ToolkitError as error:
-            if refresh is not None and not error.retryable and await refresh(error):
-                refresh = None
-                continue
-            wait = schedule.wait_seconds(error)
-        await asyncio.sleep(wait)

@@ -17,7 +17,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsIndex, TypeVar
 
-from creds.errors import Cancelled, CredentialError, DeadlineExceeded, ToolkitError
+from creds.errors import Cancelled, CredentialError, DeadlineExceeded, LocationError, ToolkitError
 
 if TYPE_CHECKING:
     import ssl
@@ -332,6 +332,29 @@ class Tls:
     ca_pem: bytes | None = None
     client_cert: str | None = None
     client_key: str | None = None
+
+    def context(self, *, shown: bool) -> ssl.SSLContext:
+        """How certificates are checked: against the system's authorities and those added to them.
+
+        Args:
+            shown: show the client's certificate to a server that asks for one.
+
+        Raises:
+            CredentialError: it cannot be used.
+            LocationError: the authority's certificate cannot be read.
+        """
+        import ssl  # slow to load, and not needed for a plaintext server
+
+        made = ssl.create_default_context()
+        if self.ca_pem is not None:
+            try:
+                made.load_verify_locations(cadata=self.ca_pem.decode("ascii"))
+            except (ssl.SSLError, ValueError) as error:
+                hint = "it must be certificates in PEM form"
+                raise LocationError("the certificate authority (ca) cannot be read", hint=hint) from error
+        if shown:
+            self.show(made)
+        return made
 
     def show(self, context: ssl.SSLContext) -> None:
         """Let ``context`` show the client's certificate, if there is one. Nobody is asked for a passphrase.

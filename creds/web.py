@@ -163,13 +163,14 @@ def proxy_of(url: str, options: StoreOptions) -> Proxy | None:
     """The proxy that leads to ``url``'s server, or None: that of ``options``, else of the environment."""
     from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # one is unknown to typeshed
 
-    import urllib3
-
     tls, host, port = split_url(url)
     proxies = getproxies_environment() if options.proxies is None else dict(options.proxies)
     text = proxies.get("https" if tls else "http")
     if not text or proxy_bypass_environment(f"{host}:{port}", proxies):
         return None
+
+    import urllib3  # slow to load, and most often there is no proxy
+
     parts = urllib3.util.parse_url(text if "://" in text else f"http://{text}")
     headers = urllib3.make_headers(proxy_basic_auth=parts.auth) if parts.auth else {}
     return Proxy(f"{parts.scheme}://{parts.netloc}", headers)

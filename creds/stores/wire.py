@@ -48,6 +48,10 @@ class Wire:
         for connection in connections:
             _shut(connection.live)
 
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
     def do(self, work: Callable[[], T], cancel: Cancel) -> T:
         """Do ``work`` in a thread of its own, and leave it behind when ``cancel`` (which stops this wire) is set."""
         future = spawn(work, self)
@@ -121,6 +125,11 @@ def stoppable(work: Callable[[], T], cancel: Cancel | None) -> T:
         except BaseException:
             wire.stop()
             raise
+
+
+def apart(work: Callable[[], T], cancel: Cancel | None) -> T:
+    """Do ``work``, whose end may be far, so that ``cancel`` ends the wait. A thread that has a wire is left anyhow."""
+    return work() if current() is not None else stoppable(work, cancel)
 
 
 def spawn(work: Callable[[], T], wire: Wire | None) -> concurrent.futures.Future[T]:

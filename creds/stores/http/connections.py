@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import ssl
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from urllib3.util.connection import create_connection
 
 from creds.errors import LocationError, StoreError
 from creds.store import StoreOptions, Tls
-from creds.stores.http.url import Url
+from creds.stores.url import Url
 from creds.stores.wire import Wired
 
 Addresses = Callable[[str, int], list[str]]
@@ -160,14 +159,14 @@ class Connections:
         options = self._options
         settings: dict[str, Any] = {
             "maxsize": _KEPT,
-            "ssl_context": _context(tls, shown=own) if tls is not None else None,
+            "ssl_context": tls.context(shown=own) if tls is not None else None,
             "timeout": urllib3.Timeout(connect=options.connect_timeout_seconds, read=options.read_timeout_seconds),
             "retries": False,
         }
         if proxy is None:
             manager = urllib3.PoolManager(**settings)
         else:
-            trust = _context(options.tls, shown=False) if proxy.url.startswith("https:") else None
+            trust = options.tls.context(shown=False) if proxy.url.startswith("https:") else None
             manager = urllib3.ProxyManager(
                 proxy.url, proxy_headers=dict(proxy.headers), proxy_ssl_context=trust, **settings
             )
@@ -181,24 +180,6 @@ class Connections:
             managers, self._managers = self._managers, {}
         for manager in managers.values():
             manager.clear()
-
-
-def _context(tls: Tls, *, shown: bool) -> ssl.SSLContext:
-    """Certificates are always checked: against the system's authorities and those added to them.
-
-    Args:
-        shown: show the client certificate, to a server that asks for one.
-    """
-    context = ssl.create_default_context()
-    if tls.ca_pem is not None:
-        try:
-            context.load_verify_locations(cadata=tls.ca_pem.decode("ascii"))
-        except (ssl.SSLError, ValueError) as error:
-            hint = "it must be certificates in PEM form"
-            raise LocationError("the certificate authority (ca) cannot be read", hint=hint) from error
-    if shown:
-        tls.show(context)
-    return context
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from creds.stores.http.connections import forget
 from creds.stores.http.dav import moment
 from creds.stores.http.errors import failed, of_failure
 from creds.stores.http.transport import Login, Transport, finish
-from creds.stores.http.url import Url
 from creds.stores.reading import OpenReading
+from creds.stores.url import Url
 from creds.stores.wire import Wire, on, stoppable
 
 E = TypeVar("E", bound=StoreError)

@@ -15,7 +15,7 @@ from creds.stores.http.errors import failed
 from creds.stores.http.reading import HttpReading
 from creds.stores.http.transport import Login, Transport, finish
 from creds.stores.http.tree import PARTIAL, Tree
-from creds.stores.http.url import Url
+from creds.stores.url import Url
 
 
 class HttpStore:

@@ -18,7 +18,7 @@ from creds.errors import CredentialError, PolicyError, StoreError, ToolkitError,
 from creds.store import Buffer, Cancel, OnRetry, Retries, StoreOptions, Tls
 from creds.stores.http.connections import Addresses, Connections, asking, forget
 from creds.stores.http.errors import failed, of_failure, of_status
-from creds.stores.http.url import Url
+from creds.stores.url import Url
 from creds.stores.wire import stoppable
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from creds.stores.http import dav
 from creds.stores.http.dav import CutShort, Entry, NotDav
 from creds.stores.http.errors import failed, of_failure
 from creds.stores.http.transport import Login, Transport, finish
-from creds.stores.http.url import Url, encoded, printable
+from creds.stores.url import Url, encoded, printable
 
 PARTIAL = re.compile(r"\..*\.partial-[0-9a-f]{16}", re.DOTALL)
 """Names that are kept for unfinished files."""

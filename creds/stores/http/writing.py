@@ -23,7 +23,7 @@ from creds.stores.http.errors import failed
 from creds.stores.http.reading import head, is_strong, meta_of
 from creds.stores.http.transport import Login, finish
 from creds.stores.http.tree import Tree
-from creds.stores.http.url import Url
+from creds.stores.url import Url
 from creds.stores.wire import STOP_SECONDS, Wire, on, spawn
 
 T = TypeVar("T")

@@ -1,34 +1,31 @@
-"""One bucket on one server as one identity: both engines, made when first needed."""
+"""One bucket on one server as one identity: connections of our own, and the boto3 client; made when first needed."""
 
 from __future__ import annotations
 
-import asyncio
 import os
+import re
 import threading
-import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # one is unknown to typeshed
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies_environment
 
-from creds import retry
-from creds.errors import StoreError, Unauthenticated
+from creds import retry, web
+from creds.errors import CredentialError, StoreError, Unauthenticated
+from creds.secret import Secret
 from creds.store import Cancel, StoreOptions, Window
-from creds.stores.s3.loop import Loop
-from creds.stores.wire import current, stoppable
+from creds.stores.s3 import headers, signing
+from creds.stores.s3.connections import Addresses, Connections
+from creds.stores.s3.parts import Part
+from creds.stores.url import Url, encoded
+from creds.stores.wire import apart
 
 if TYPE_CHECKING:
     from creds.keys import AwsKeys, CredentialProvider
 
 
-T = TypeVar("T")
-
-
-class Reader(NamedTuple):
-    """obstore with the keys of one moment, and whom to ask when they are refused."""
-
-    engine: Any
-    refresh: retry.Refresh | None
+_FIXED = {"user-agent": "artifact-creds", "accept-encoding": "identity"}
+_VALUE = re.compile(r"[\x20-\x7e\xa0-\xff]*")
 
 
 class Bucket:
@@ -48,6 +45,7 @@ class Bucket:
         virtual: bool,
         checksums: bool,
         guard: Callable[[], None] | None,
+        addresses: Addresses | None,
         location: str,
     ) -> None:
         self.name = name
@@ -57,21 +55,26 @@ class Bucket:
         self.checksums = checksums
         self.location = location
         self.signs = provider is not None
+        self.closing = Cancel()  # tells what is under way that the store was closed
         self._endpoint_url = endpoint_url
         self._region = region
         self._provider = provider
         self._virtual = virtual
         self._guard = guard
+        self._addresses = addresses
         self._closed = False
+        url = Url.parse(endpoint_url or _aws_endpoint(region))
+        self._url = replace(url, host=f"{name}.{url.host}") if virtual else url
+        self._root = "/" if virtual else f"/{encoded(name)}/"
+        if url.path != "/":
+            self._root = url.path.rstrip("/") + self._root
         self._reset()
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._client: Any = None
-        self._reader: tuple[AwsKeys | None, Any] | None = None
-        self._loop: Loop | None = None
-        self._stopper: weakref.finalize[Any, Any] | None = None
+        self._connections: Connections | None = None
 
     def _ready(self) -> None:
         if self._closed:
@@ -103,83 +106,116 @@ class Bucket:
                 )
             return self._client
 
-    def reader(self, cancel: Cancel | None = None) -> Reader:
-        """The engine that reads, with the keys of this moment. ``cancel`` ends the wait for them."""
-        keys = self._keys(cancel)
-        with self._lock:
-            if self._reader is None or not _alike(self._reader[0], keys):
-                from creds.stores.s3.reader import make_reader
-
-                engine = make_reader(
-                    self.name,
-                    self.options,
-                    endpoint_url=self._endpoint_url,
-                    region=self._region,
-                    keys=keys,
-                    virtual=self._virtual,
-                    proxies=self._proxies(),
-                )
-                self._reader = keys, engine
-            return Reader(self._reader[1], self._refresher(keys, None))
-
-    def _proxies(self) -> Mapping[str, str]:
-        """The proxy by scheme for this server, for both engines alike; none where it is to be reached directly."""
-        host = urlsplit(self._endpoint_url or f"https://s3.{self._region}.amazonaws.com").netloc
-        given = self.options.proxies
-        proxies = dict(getproxies_environment() if given is None else given)
-        if proxy_bypass_environment(host, proxies):
-            return {}
-        return {scheme: url for scheme, url in proxies.items() if scheme in ("http", "https")}
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that obstore's calls run on."""
+    def connections(self) -> Connections:
+        """Connections of our own to the server."""
         self._ready()
         with self._lock:
-            if self._loop is None:
-                self._loop = Loop()
-                self._stopper = weakref.finalize(self, self._loop.stop)
-            return self._loop.loop
+            if self._connections is None:
+                proxy = web.proxy_of(self._url.origin, self.options)
+                self._connections = Connections(self._url, self.options, proxy, self._addresses)
+            return self._connections
+
+    def request(
+        self,
+        method: str,
+        key: str | None,
+        asked: Mapping[str, str],
+        operation: str,
+        keys: AwsKeys | None,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Part | None = None,
+    ) -> Secret:
+        """The head of a request, signed with ``keys`` where there are some.
+
+        Args:
+            key: None is about the bucket itself.
+            asked: its own headers, by lower-case name.
+            operation: as S3's API reference calls it.
+
+        Raises:
+            StoreError: a header holds what none may hold.
+            CredentialError: the keys do.
+        """
+        connections = self.connections()  # first: what it raises must not have the headers in a frame
+        path = self._root + encoded(key) if key is not None else self._root.rstrip("/") or "/"
+        terms = signing.query_of(query or {})
+        sent = {"host": self._url.netloc, **asked}
+        if not all(_VALUE.fullmatch(value) for value in asked.values()):
+            raise StoreError(f"{self.location}: not a request that S3 allows", location=self.location)
+        for name, value in headers.of_operation(self.options.s3, operation).items():
+            sent.setdefault(name.lower(), value)
+        if body is not None:
+            sent["content-length"] = str(body.size_bytes)
+            if self.checksums and operation in ("PutObject", "UploadPart"):
+                sent |= {"x-amz-sdk-checksum-algorithm": "CRC32", "x-amz-checksum-crc32": body.crc32()}
+        if keys is not None:
+            # TLS keeps the body whole; without it the signature does.
+            sha256 = signing.EMPTY_SHA256
+            if body is not None:
+                sha256 = signing.UNSIGNED if self._url.scheme == "https" else body.sha256()
+            sent = signing.signed(method, path, terms, sent, keys, self._region, sha256=sha256)
+        lines = "\r\n".join(f"{name}: {value}" for name, value in {**_FIXED, **sent}.items())
+        target = f"{connections.prefix}{path}?{terms}" if terms else f"{connections.prefix}{path}"
+        head = Secret(f"{method} {target} HTTP/1.1\r\n{lines}\r\n{connections.headers}\r\n")
+        whole = all(_VALUE.fullmatch(value) for value in sent.values())
+        del sent, lines
+        if not whole:
+            raise CredentialError("the keys hold a character that no header may hold")
+        return head
+
+    def presigned(self, method: str, key: str, seconds: int) -> str:
+        """A URL that is signed with the keys of this moment. A secret."""
+        keys = self.keys(None)
+        assert keys is not None
+        path = self._root + encoded(key)
+        query = dict([headers.PAYER]) if self.options.s3.requester_pays else {}
+        signed = signing.presigned(method, self._url.netloc, path, query, keys, self._region, seconds)
+        return f"{self._url.origin}{path}?{signed}"
+
+    def _proxies(self) -> Mapping[str, str]:
+        """The proxies by scheme, as boto3 wants them; none where this server is to be reached directly."""
+        given = self.options.proxies
+        if web.proxy_of(self._url.origin, self.options) is None:
+            return {}
+        proxies = getproxies_environment() if given is None else given
+        return {scheme: url for scheme, url in proxies.items() if scheme in ("http", "https")}
 
     def refresher(self, cancel: Cancel | None) -> retry.Refresh | None:
         """Answers, about keys that were refused, whether the provider now has others. ``cancel`` ends all waits."""
-        return self._refresher(self._keys(cancel), cancel)
+        return self.renewing(self.keys(cancel), cancel)
 
-    def _keys(self, cancel: Cancel | None) -> AwsKeys | None:
+    def keys(self, cancel: Cancel | None) -> AwsKeys | None:
+        """The keys of this moment; None is anonymous. ``cancel`` ends the wait for them."""
         from creds.keys import at_hand
 
         if self._provider is None:
             return None
-        # A thread costs more than to ask a provider that has them; and one that is left with its verb needs no other.
-        keys = at_hand(self._provider)
-        return keys or _apart(self._provider, cancel)
+        # A thread costs more than to ask a provider that has them.
+        return at_hand(self._provider) or apart(self._provider, cancel)
 
-    def _refresher(self, used: AwsKeys | None, cancel: Cancel | None) -> retry.Refresh | None:
+    def renewing(self, used: AwsKeys | None, cancel: Cancel | None) -> retry.Refresh | None:
+        """As :meth:`refresher`, about the keys ``used``."""
         from creds.keys import renewed
 
         provider = self._provider
         if provider is None or used is None:
             return None
-        return lambda error: isinstance(error, Unauthenticated) and _apart(lambda: renewed(provider, used), cancel)
+        return lambda error: isinstance(error, Unauthenticated) and apart(lambda: renewed(provider, used), cancel)
 
     def close(self) -> None:
-        """Close connections and threads; a second call does nothing."""
+        """Close what is idle, and whatever is in use when it is over; a second call does nothing."""
         with self._lock:
             self._closed = True
-            client, stopper = self._client, self._stopper
-            self._client = self._reader = self._loop = self._stopper = None
-        if stopper is not None:
-            stopper()
+            client, connections = self._client, self._connections
+            self._client = self._connections = None
+        self.closing.cancel("the store was closed")
+        if connections is not None:
+            connections.close()
         if client is not None:
             client.close()
 
 
-def _apart(work: Callable[[], T], cancel: Cancel | None) -> T:
-    """Do ``work``, whose end may be far, so that ``cancel`` ends the wait. A thread that has a wire is left anyhow."""
-    return work() if current() is not None else stoppable(work, cancel)
-
-
-def _alike(some: AwsKeys | None, others: AwsKeys | None) -> bool:
-    """Do both sign alike? When they end, and where they came from, makes no difference."""
-    if some is None or others is None:
-        return some is others
-    return some.signs_like(others)
+def _aws_endpoint(region: str) -> str:
+    """The endpoint that botocore would choose."""
+    return f"https://s3.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")

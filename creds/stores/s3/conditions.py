@@ -7,6 +7,7 @@ import secrets
 from dataclasses import replace
 
 from creds.errors import BucketNotFound, ObjectChanged, ObjectNotFound, StoreError, Unauthenticated
+from creds.stores.s3.parts import Part
 from creds.stores.s3.verb import Verb
 
 
@@ -36,7 +37,7 @@ def _probe(verb: Verb) -> bool:
     """
     impossible = f'"{"0" * 32}"'
     try:
-        verb.call(lambda client: client.put_object(**verb.target, Body=b"", IfMatch=impossible))
+        verb.call(lambda: verb.ask("PutObject", "PUT", asked={"if-match": impossible}, body=Part(())))
     except (ObjectChanged, ObjectNotFound):
         return True
     except (BucketNotFound, Unauthenticated):
@@ -47,5 +48,5 @@ def _probe(verb: Verb) -> bool:
         return False
     # Best effort: the answer is known, and the write that asked for it will tell what is wrong.
     with contextlib.suppress(StoreError):
-        verb.call(lambda client: client.delete_object(**verb.target))
+        verb.call(lambda: verb.ask("DeleteObject", "DELETE"))
     return False

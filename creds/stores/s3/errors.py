@@ -1,8 +1,9 @@
-"""What an answer, or its absence, means: one table and one translator for both engines."""
+"""What an answer, or its absence, means: one table for both engines."""
 
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from creds.errors import (
     Unauthenticated,
     bare,
 )
+from creds.stores.http1 import BadAnswer
+from creds.stores.s3.connections import UnknownHost, Unreached
 
 E = TypeVar("E", bound=StoreError)
 
@@ -130,41 +133,16 @@ _NO_TLS = _Rule(
     said="the server does not speak TLS here",
     hint="check the port; a server in plaintext is named as one: --endpoint http://HOST:PORT",
 )
-_BARE_REDIRECT = _Rule(StoreError, said="redirected without saying where", hint=_HINT_REGION)
 # Go's servers and nginx answer so in the clear, where they speak TLS.
 _BARE_400 = _Rule(
     StoreError, hint="S3 gives a reason and this did not: check the endpoint; where it speaks TLS name it as https://"
 )
-_NOT_SENT = _Rule(StoreError, said="not a request that S3 allows")
 _NOT_S3 = _Rule(StoreError, said="an answer that is not S3's", hint=HINT_NOT_S3)
-_IN_A_CIRCLE = _Rule(StoreError, said="redirected too many times", hint=HINT_NOT_S3)
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9/+=._:-]{1,128}")
-_OBSTORE_STATUS = re.compile(r"non-2xx status code: (\d{3})")
-_OBSTORE_CODE = re.compile(r"<Code>([^<]*)</Code>")
-_OBSTORE_REQUEST_ID = re.compile(r"<RequestId>([^<]*)</RequestId>")
-_OBSTORE_LEADS = (
-    "Object at location ",
-    "Request precondition failure for path ",
-    "The operation lacked the necessary privileges to complete for path ",
-    "The operation lacked valid authentication credentials for path ",
-)
-# The first mark found in obstore's account of a failure that is not an answer names it.
-_OBSTORE_FAULTS: tuple[tuple[str, _Rule], ...] = (
-    ("BareRedirect", _BARE_REDIRECT),
-    ("TooManyRedirects", _IN_A_CIRCLE),
-    ("AlertReceived", _UNSHOWN),
-    ("InvalidContentType", _NO_TLS),
-    ("ertificate", _UNTRUSTED),
-    ("dns error", _UNKNOWN_HOST),
-    ("TimedOut", _SILENT),
-    ("kind: Timeout", _SILENT),
-    ("kind: Connect", _UNREACHED),
-    ("HttpError", _BROKEN),
-    ("reqwest::Error", _BROKEN),
-)
-_OBSTORE_UNRANGED = ("NotPartial", "MissingContentLength")
+_SAID_CODE = re.compile(rb"<Code>([^<]*)</Code>")
+_SAID_REQUEST_ID = re.compile(rb"<RequestId>([^<]*)</RequestId>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,18 +156,39 @@ class Answer:
     fault: _Rule = _NOT_S3  # what happened where there is no status
 
 
-def from_obstore(error: Exception, key: str) -> Answer:
-    """What obstore's exception about ``key`` says: status and code stand nowhere but in its text."""
+def of_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    """What an answer other than a success says."""
+    code, request_id = _SAID_CODE.search(body), _SAID_REQUEST_ID.search(body)
+    after = headers.get("retry-after", "")
+    return Answer(
+        status,
+        code and code[1].decode("utf-8", "replace"),
+        request_id[1].decode("utf-8", "replace") if request_id else headers.get("x-amz-request-id"),
+        float(after) if after.isdecimal() else None,
+    )
+
+
+def of_failure(error: Exception) -> Answer:
+    """What it means that there was no answer, or not all of it."""
+    if isinstance(error, BadAnswer):
+        return Answer(fault=_NOT_S3)
+    if isinstance(error, TimeoutError):
+        return Answer(fault=_SILENT)
+    if isinstance(error, ssl.SSLError):
+        return Answer(fault=_of_tls(error))
+    if isinstance(error, UnknownHost):
+        return Answer(fault=_UNKNOWN_HOST)
+    return Answer(fault=_UNREACHED if isinstance(error, Unreached) else _BROKEN)
+
+
+def _of_tls(error: Exception) -> _Rule:
+    """Why there is no TLS, or none any more; OpenSSL tells it in words."""
     text = str(error)
-    for lead in _OBSTORE_LEADS:
-        # The key stands in the text before the answer does, and must not pass for one.
-        text = text.removeprefix(lead + key)
-    account, _, debug = text.partition("Debug source:")
-    if (found := _OBSTORE_STATUS.search(account)) is not None:
-        code = _OBSTORE_CODE.search(account)
-        request_id = _OBSTORE_REQUEST_ID.search(account)
-        return Answer(int(found[1]), code and code[1], request_id and request_id[1])
-    return Answer(fault=next((fault for mark, fault in _OBSTORE_FAULTS if mark in debug), _NOT_S3))
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return _UNTRUSTED
+    if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
+        return _NO_TLS
+    return _UNSHOWN if "alert" in text.lower() else _BROKEN
 
 
 class EngineError(Exception):
@@ -208,44 +207,6 @@ def cause_of(error: Exception, answer: Answer) -> Exception:
     if answer.status is None and answer.fault is not _NOT_S3:
         return error
     return EngineError(f"{type(error).__module__}.{type(error).__qualname__}")
-
-
-def is_unranged(error: Exception) -> bool:
-    """Is this obstore refusing an answer that one stream could still be read from?"""
-    return any(mark in str(error) for mark in _OBSTORE_UNRANGED)
-
-
-def from_boto(error: Exception) -> Answer:
-    """What boto3's exception says, or that of the connection under it."""
-    import botocore.exceptions as boto
-    from urllib3.exceptions import NameResolutionError
-
-    if isinstance(error, boto.ClientError):
-        response: Mapping[str, Any] = error.response
-        told = response.get("ResponseMetadata", {})
-        code = str(response.get("Error", {}).get("Code", ""))
-        after = str(told.get("HTTPHeaders", {}).get("retry-after", ""))
-        return Answer(
-            told.get("HTTPStatusCode"),
-            # A HEAD has no body to hold a code; botocore puts the status there.
-            None if code.isdigit() else code,
-            told.get("RequestId"),
-            float(after) if after.isdecimal() else None,
-        )
-    if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError | TimeoutError):
-        return Answer(fault=_SILENT)
-    if isinstance(error, boto.SSLError):
-        if "WRONG_VERSION_NUMBER" in str(error):
-            return Answer(fault=_NO_TLS)
-        return Answer(fault=_UNSHOWN if "alert" in str(error).lower() else _UNTRUSTED)
-    if isinstance(error, boto.ConnectionError):
-        nameless = isinstance(error.kwargs.get("error"), NameResolutionError)
-        return Answer(fault=_UNKNOWN_HOST if nameless else _UNREACHED)
-    if isinstance(error, boto.BotoCoreError) and not isinstance(
-        error, boto.HTTPClientError | boto.IncompleteReadError | OSError
-    ):
-        return Answer(fault=_NOT_SENT)
-    return Answer(fault=_BROKEN)
 
 
 def error_of(answer: Answer, op: str, where: str) -> StoreError:

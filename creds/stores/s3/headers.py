@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 
 from creds.store import S3
 
@@ -20,7 +21,7 @@ _BY_CUSTOMERS_KEY = _ENCRYPTING | {"UploadPart", "CompleteMultipartUpload", "Get
 
 
 def of_operation(s3: S3, operation: str) -> dict[str, str]:
-    """The headers of one operation, as botocore names it."""
+    """The headers of one operation, as S3's API reference calls it."""
     headers = dict([PAYER]) if s3.requester_pays else {}
     if s3.sse is not None and operation in _ENCRYPTING:
         headers[_SSE] = s3.sse
@@ -33,6 +34,11 @@ def of_operation(s3: S3, operation: str) -> dict[str, str]:
         if operation == "CopyObject":
             headers |= _customer(s3.sse_c_key, "x-amz-copy-source-server-side-encryption")
     return headers
+
+
+def metadata(values: Mapping[str, str]) -> dict[str, str]:
+    """The headers that carry an object's metadata."""
+    return {f"x-amz-meta-{name.lower()}": value for name, value in values.items()}
 
 
 def _customer(key: bytes, lead: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the engines' answers tell of an object."""
+"""What the server's answers tell of an object."""
 
 from __future__ import annotations
 
@@ -7,37 +7,42 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 from creds.store import ObjectMeta
+from creds.stores.s3.documents import Entry
 
+_CHECKSUM = "x-amz-checksum-"
+_SSE = "x-amz-server-side-encryption"
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DATE = re.compile(r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT")
 _MD5 = re.compile(r'"([0-9a-fA-F]{32})(?:-([1-9][0-9]{0,4}))?"')
 
 
-def of_response(key: str, response: Mapping[str, Any]) -> ObjectMeta:
-    """From boto3's answer to a HEAD, GET or PUT."""
-    size = response.get("ContentLength")
-    ranged = response.get("ContentRange")
-    if ranged is not None:
-        total = str(ranged).rpartition("/")[2]
-        size = int(total) if total.isdecimal() else None
+def of_headers(key: str, headers: Mapping[str, str]) -> ObjectMeta:
+    """From the headers, by lower-case name, of an answer to a HEAD, GET or PUT."""
+    ranged = headers.get("content-range")
     return ObjectMeta(
         key=key,
-        size_bytes=size,
-        etag=_quoted(response.get("ETag")),
-        version=_version(response.get("VersionId")),
-        modified=_utc(response.get("LastModified")),
+        size_bytes=number(headers.get("content-length") if ranged is None else ranged.rpartition("/")[2]),
+        etag=quoted(headers.get("etag")),
+        version=_version(headers.get("x-amz-version-id")),
+        modified=_moment(headers.get("last-modified")),
         checksums={
-            name.removeprefix("Checksum").lower(): value
-            for name, value in response.items()
-            if name.startswith("Checksum") and name != "ChecksumType" and "-" not in str(value)
+            name.removeprefix(_CHECKSUM): value
+            for name, value in headers.items()
+            if name.startswith(_CHECKSUM) and name != f"{_CHECKSUM}type" and "-" not in value
         },
     )
 
 
+def number(text: str | None) -> int | None:
+    """A count as a header has it; None where there is none."""
+    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 20 else None
+
+
 def with_md5(
     found: ObjectMeta,
-    response: Mapping[str, Any],
+    headers: Mapping[str, str],
     bucket: str,
     part: Callable[[int], tuple[int | None, int | None]],
 ) -> ObjectMeta:
@@ -52,7 +57,7 @@ def with_md5(
         part: tells the size of one part, and their count.
     """
     md5 = _MD5.fullmatch(found.etag or "")
-    ciphered = response.get("SSECustomerAlgorithm") or str(response.get("ServerSideEncryption", "")).startswith("aws:")
+    ciphered = f"{_SSE}-customer-algorithm" in headers or headers.get(_SSE, "").startswith("aws:")
     if md5 is None or ciphered or bucket.endswith("--x-s3"):
         return found
     name = "md5"
@@ -73,31 +78,38 @@ def _one_size(whole: int, count: int, part: Callable[[int], tuple[int | None, in
     return size if count == 1 or part(count)[0] == whole - size * (count - 1) else None
 
 
-def of_entry(entry: Mapping[str, Any]) -> ObjectMeta:
-    """From one entry of boto3's listing."""
+def of_entry(entry: Entry) -> ObjectMeta:
+    """From one entry of a listing."""
     return ObjectMeta(
         key=entry["Key"],
-        size_bytes=entry.get("Size"),
-        etag=_quoted(entry.get("ETag")),
-        modified=_utc(entry.get("LastModified")),
+        size_bytes=number(entry.get("Size")),
+        etag=quoted(entry.get("ETag")),
+        modified=moment(entry.get("LastModified")),
     )
 
 
-def of_obstore(key: str, meta: Mapping[str, Any]) -> ObjectMeta:
-    """From obstore's answer to a GET."""
-    modified: datetime | None = meta["last_modified"]
-    if modified == datetime.fromtimestamp(0, UTC):
-        modified = None  # obstore's stand-in for a header that was not there
-    return ObjectMeta(
-        key=key,
-        size_bytes=meta["size"],
-        etag=meta.get("e_tag"),
-        version=_version(meta.get("version")),
-        modified=modified,
-    )
+def moment(text: str | None) -> datetime | None:
+    """A moment as S3's documents write it (ISO 8601); None where it is none."""
+    try:
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
-def _quoted(etag: str | None) -> str | None:
+def _moment(text: str | None) -> datetime | None:
+    """An HTTP date (RFC 9110, 5.6.7), in the one form that may be sent; None where it is none."""
+    found = _DATE.fullmatch(text or "")
+    if found is None:
+        return None
+    day, month, year, hour, minute, second = found.groups()
+    try:
+        return datetime(int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def quoted(etag: str | None) -> str | None:
     """An ETag as HTTP writes it; some servers leave out the quotes in a listing."""
     if not etag or etag.startswith(('"', "W/")):
         return etag or None
@@ -106,7 +118,3 @@ def _quoted(etag: str | None) -> str | None:
 
 def _version(version: str | None) -> str | None:
     return None if version == "null" else version  # S3's id for what was written while versioning was off
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.astimezone(UTC)

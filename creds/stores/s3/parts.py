@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 from creds.store import Buffer
@@ -44,10 +45,7 @@ class Part:
     def __init__(self, pieces: Sequence[Buffer]) -> None:
         self.pieces = pieces
         self.size_bytes = sum(map(len, pieces))
-
-    def body(self) -> Body:
-        """It as a file of its own, for one try."""
-        return Body(self)
+        self._sha256: str | None = None
 
     def md5(self) -> str:
         """In hex, as many servers' ETags have it."""
@@ -56,40 +54,21 @@ class Part:
             digest.update(piece)
         return digest.hexdigest()
 
+    def sha256(self) -> str:
+        """In hex, as a signature has it; computed once for all tries."""
+        if self._sha256 is None:
+            digest = hashlib.sha256()
+            for piece in self.pieces:
+                digest.update(piece)
+            self._sha256 = digest.hexdigest()
+        return self._sha256
 
-class Body:
-    """A part as a file for boto3, which reads it to sign it and again to send it."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
-        self._next = 0  # the piece to read from
-        self._rest: Buffer = b""  # what is left of the one before it
-        self._position = 0
-
-    def read(self, size: int | None = None) -> Buffer:
-        """The next bytes, at most to the end of their piece; all that is left for a size of None or below zero."""
-        if size is None or size < 0:
-            return b"".join(iter(lambda: self.read(self._part.size_bytes), b""))
-        while not len(self._rest):
-            if self._next == len(self._part.pieces):
-                return b""
-            self._rest = memoryview(self._part.pieces[self._next])
-            self._next += 1
-        piece = self._rest[:size]
-        self._rest = self._rest[len(piece) :]
-        self._position += len(piece)
-        return piece
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """To anywhere; boto3 goes to the end to learn the size."""
-        begins = (0, self._position, self._part.size_bytes)[whence]
-        self._next, self._rest, self._position = 0, b"", 0
-        while self._position < begins + offset and self.read(begins + offset - self._position):
-            pass
-        return self._position
+    def crc32(self) -> str:
+        """In base64, as S3 has it."""
+        value = 0
+        for piece in self.pieces:
+            value = zlib.crc32(piece, value)
+        return base64.b64encode(value.to_bytes(4, "big")).decode("ascii")
 
 
 class Gather:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from creds.errors import NotSupported, ObjectChanged, ObjectNotFound, StoreError
 from creds.store import ObjectMeta
@@ -13,9 +12,8 @@ from creds.stores.s3 import meta
 from creds.stores.s3.conditions import Conditions
 from creds.stores.s3.verb import Verb
 
-Send = Callable[[Any, Mapping[str, str]], Any]
-"""The request that publishes: takes the boto3 client and the condition's headers."""
-
+Send = Callable[[Mapping[str, str]], ObjectMeta]
+"""Sends the request that publishes, with the condition's headers; gives what the answer tells of the object."""
 
 _MARK = "artifact-write"
 
@@ -51,11 +49,11 @@ class Publisher:
         self.compare_unless_enforced()
         uncertain = False
 
-        def attempt(client: Any) -> ObjectMeta:
+        def attempt() -> ObjectMeta:
             nonlocal uncertain
             headers = self._headers()
             try:
-                response = self._send(send, client, headers)
+                now = send(headers)
             except StoreError as error:
                 if uncertain and isinstance(error, ObjectChanged | ObjectNotFound):
                     ours = self._ours(size, etag)
@@ -67,43 +65,39 @@ class Publisher:
                     uncertain = uncertain or error.retryable
                     raise
                 try:
-                    response = self._send_unconditionally(send, client, error)
+                    now = self._send_unconditionally(send, error)
                 except StoreError as second:
                     uncertain = second.retryable
                     raise
-            return replace(meta.of_response(self._verb.key, response), size_bytes=size)
+            return replace(now, size_bytes=size)
 
         return self._verb.call(attempt)
 
     def _ours(self, size: int, etag: Callable[[], str | None]) -> ObjectMeta | None:
         """The object that is there, if this write made it."""
         try:
-            answer = self._verb.look()
+            told = self._verb.look()
         except ObjectNotFound:
             return None
-        now = meta.of_response(self._verb.key, answer)
-        marked = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}.get(_MARK)
+        now = meta.of_headers(self._verb.key, told)
+        marked = told.get(f"x-amz-meta-{_MARK}")
         if marked is not None:
             return now if marked == self.mark[_MARK] and now.size_bytes == size else None
         expected = etag()
         return now if expected is not None and (now.etag, now.size_bytes) == (expected, size) else None
 
-    def _send(self, send: Send, client: Any, headers: Mapping[str, str]) -> Any:
-        with self._verb.speaking():
-            return send(client, headers)
-
-    def _send_unconditionally(self, send: Send, client: Any, error: ObjectNotFound) -> Any:
+    def _send_unconditionally(self, send: Send, error: ObjectNotFound) -> ObjectMeta:
         """Some servers answer 404 to any condition on CompleteMultipartUpload: hold it by looking instead."""
         if self._if_match is not None and self._now() is None:
             raise self._conflict("the object is not the expected one") from error
         self._conditions.distrust()
         self._compare()
-        return self._send(send, client, {})
+        return send({})
 
     def _headers(self) -> dict[str, str]:
         if not self.conditional or not self._enforced():
             return {}
-        return {"IfNoneMatch": "*"} if self._if_none_match else {"IfMatch": self._if_match or ""}
+        return {"if-none-match": "*"} if self._if_none_match else {"if-match": self._if_match or ""}
 
     def _enforced(self) -> bool:
         return self._conditions.enforced(self._verb)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from creds.errors import Cancelled, CredsError, ObjectChanged, ObjectNotFound, StoreError
-from creds.stores.s3.unfinished import pages
+from creds.stores.s3.documents import Document
+from creds.stores.s3.unfinished import abort
 from creds.stores.s3.verb import Verb
 
 Entry = Mapping[str, Any]
@@ -146,20 +146,17 @@ class Resuming:
     def _there(self, upload_id: str) -> dict[int, tuple[str, int]]:
         """ETag and size of each part that the server has, by number; nothing of one that it has twice, as some may."""
         verb = replace(self._verb, op="list parts")
-        names = {"NextPartNumberMarker": "PartNumberMarker"}
+        names = {"NextPartNumberMarker": "part-number-marker"}
+
+        def ask(marker: Mapping[str, str]) -> Document:
+            return verb.document("ListPartsResult", "ListParts", "GET", query={"uploadId": upload_id, **marker})
+
         found: dict[int, set[tuple[str, int]]] = {}
-        for entry in pages(verb, functools.partial(_page, verb, upload_id), "Parts", names):
-            found.setdefault(int(entry["PartNumber"]), set()).add((str(entry["ETag"]), int(entry["Size"])))
+        for entry in (entry for page in verb.pages(ask, names) for entry in page.entries("Part")):
+            found.setdefault(int(entry["PartNumber"]), set()).add((entry["ETag"], int(entry["Size"])))
         return {number: same.pop() for number, same in found.items() if len(same) == 1}
 
     def _abort(self, upload_id: str) -> None:
         """As well as can be done: `artifacts gc` finds what is left."""
-        verb = self._verb
         with contextlib.suppress(StoreError):
-            verb.call(
-                lambda client: client.abort_multipart_upload(**verb.target, UploadId=upload_id),
-            )
-
-
-def _page(verb: Verb, upload_id: str, marker: Mapping[str, Any], client: Any) -> Any:
-    return client.list_parts(**verb.target, UploadId=upload_id, **marker)
+            self._verb.call(lambda: abort(self._verb, upload_id))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from creds.errors import CredentialError, NotSupported, ObjectNotFound, StoreError
 from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, StoreOptions
-from creds.stores.s3 import meta
+from creds.stores.s3 import headers, meta
 from creds.stores.s3.bucket import Bucket
 from creds.stores.s3.conditions import Conditions
+from creds.stores.s3.connections import Addresses
+from creds.stores.s3.documents import Document
 from creds.stores.s3.publishing import Publisher
-from creds.stores.s3.ranges import Ranges, Unranged, is_plain
+from creds.stores.s3.ranges import Ranges
 from creds.stores.s3.resuming import Journal, Resuming
-from creds.stores.s3.stream import Stream
 from creds.stores.s3.unfinished import Unfinished, abort, unfinished
 from creds.stores.s3.verb import Verb
 from creds.stores.s3.writing import Upload
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class S3Store:
-    """One bucket on one S3 server, as one identity. Making one does no I/O and loads neither engine.
+    """One bucket on one S3 server, as one identity. Making one does no I/O and loads no engine.
 
     Args:
         bucket: its name.
@@ -36,6 +38,7 @@ class S3Store:
         addressing: ``path`` puts the bucket into the path, ``virtual`` into the host's name.
         checksums: let boto3 send its default checksums, which many servers other than AWS refuse.
         guard: called once, before the first connection; what it raises is what the verb raises.
+        addresses: gives the addresses that a name may be reached at, for reading; None takes what the system resolves.
         location: the masked ``s3://host/bucket`` that errors name.
 
     Raises:
@@ -54,6 +57,7 @@ class S3Store:
         addressing: Literal["path", "virtual"],
         checksums: bool,
         guard: Callable[[], None] | None = None,
+        addresses: Addresses | None = None,
         location: str = "",
     ) -> None:
         if options.s3.sse_c_key is not None and (endpoint_url or "").startswith("http://"):
@@ -71,10 +75,10 @@ class S3Store:
             virtual=addressing == "virtual",
             checksums=checksums,
             guard=guard,
+            addresses=addresses,
             location=location or f"s3://{bucket}",
         )
         self._conditions = Conditions(enforced=True if on_aws else None)
-        self._ranged = True
         self._journal: Journal | None = None
         self.window = self._bucket.window
 
@@ -102,14 +106,7 @@ class S3Store:
         cancel: Cancel | None = None,
         on_retry: OnRetry | None = None,
     ) -> Reading:
-        verb = Verb(self._bucket, "open", key, cancel, on_retry)
-        # obstore shows no client certificate: boto3 reads where one is asked for.
-        if self._ranged and is_plain(key) and self._bucket.options.tls.client_cert is None:
-            try:
-                return Ranges(verb, start, if_match).begin()
-            except Unranged:
-                self._ranged = False  # one plain stream still works, here and for the next object
-        return Stream(verb, start, if_match).begin()
+        return Ranges(Verb(self._bucket, "open", key, cancel, on_retry), start, if_match).begin()
 
     def write(
         self,
@@ -130,11 +127,9 @@ class S3Store:
         before the first byte and again just before the object is published. Another writer between that HEAD and the
         publishing is not noticed: that race is the server's, and cannot be closed from here.
         """
-        described: dict[str, Any] = {}
+        described = headers.metadata(metadata or {})
         if content_type is not None:
-            described["ContentType"] = content_type
-        if metadata:
-            described["Metadata"] = dict(metadata)
+            described["content-type"] = content_type
         verb = Verb(self._bucket, "write", key, cancel, on_retry)
         publisher = Publisher(verb, self._conditions, if_match, if_none_match=if_none_match)
         resuming = None if self._journal is None else Resuming(verb, self._journal, described)
@@ -157,38 +152,32 @@ class S3Store:
 
     def list(self, prefix: str = "", *, recursive: bool = True, cancel: Cancel | None = None) -> Iterator[ObjectMeta]:
         verb = Verb(self._bucket, "list", prefix, cancel)
-        level = {} if recursive else {"Delimiter": "/"}
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
+        if not recursive:
+            query["delimiter"] = "/"
+        names = {"NextContinuationToken": "continuation-token"}
 
-        def page(token: str | None) -> tuple[Any, list[ObjectMeta]]:
-            asked = {} if token is None else {"ContinuationToken": token}
+        def ask(marker: Mapping[str, str]) -> Document:
+            asked = {**query, **marker}
+            page = verb.document("ListBucketResult", "ListObjectsV2", "GET", query=asked, whole_bucket=True)
+            if page.text("IsTruncated") is None:
+                raise verb.not_s3()
+            return page
 
-            def ask(client: Any) -> tuple[Any, list[ObjectMeta]]:
-                answer = client.list_objects_v2(Bucket=self._bucket.name, Prefix=prefix, **level, **asked)
-                if answer.keys().isdisjoint(("Name", "IsTruncated")):
-                    # botocore reads any well-formed page as a listing with nothing in it.
-                    raise verb.not_s3()
-                found = [meta.of_entry(entry) for entry in answer.get("Contents", ())]
-                found += [ObjectMeta(key=entry["Prefix"]) for entry in answer.get("CommonPrefixes", ())]
-                if not recursive:
-                    found.sort(key=lambda entry: entry.key.encode("utf-8", "surrogatepass"))
-                return answer, found
-
-            return verb.stoppable(lambda: verb.call(ask))
-
-        token: str | None = None
-        while True:
-            answer, found = page(token)
+        for page in verb.pages(ask, names):
+            try:
+                found = [meta.of_entry(entry) for entry in page.entries("Contents")]
+                found += [ObjectMeta(key=entry["Prefix"]) for entry in page.entries("CommonPrefixes")]
+            except KeyError as error:
+                raise verb.not_s3() from error
+            if not recursive:
+                found.sort(key=lambda entry: entry.key.encode("utf-8", "surrogatepass"))
             yield from found
-            if not answer.get("IsTruncated"):
-                return
-            before, token = token, answer.get("NextContinuationToken")
-            if token is None or token == before:
-                raise verb.failed(StoreError, "the server's pages do not end")
 
     def delete(self, key: str, *, cancel: Cancel | None = None) -> None:
         verb = Verb(self._bucket, "delete", key, cancel)
         try:
-            verb.stoppable(lambda: verb.call(lambda client: client.delete_object(**verb.target)))
+            verb.stoppable(lambda: verb.call(lambda: verb.ask("DeleteObject", "DELETE")))
         except ObjectNotFound as error:
             # Some servers do tell; it is gone either way. A 404 that names nothing may be about the bucket.
             if error.server_code is None:
@@ -208,7 +197,9 @@ class S3Store:
 
     def abort(self, upload: Unfinished, *, cancel: Cancel | None = None) -> None:
         """Abort an upload that :meth:`unfinished` found; one that is gone meanwhile is no error."""
-        abort(Verb(self._bucket, "abort upload", upload.key, cancel), upload)
+        verb = Verb(self._bucket, "abort upload", upload.key, cancel)
+        with contextlib.suppress(ObjectNotFound):
+            verb.stoppable(lambda: verb.call(lambda: abort(verb, upload.upload_id)))
 
     def sign(self, key: str, method: str = "GET", *, expires_seconds: int = 3600) -> str:
         """A presigned URL for GET or PUT. Its life is the shorter of ``expires_seconds`` and the keys' own.
@@ -219,8 +210,7 @@ class S3Store:
             ValueError: ``expires_seconds`` is not within 1 second and 7 days, which is S3's limit.
         """
         verb = Verb(self._bucket, "sign", key)
-        calls = {"GET": "get_object", "PUT": "put_object"}
-        if method not in calls:
+        if method not in ("GET", "PUT"):
             raise verb.failed(NotSupported, "only GET and PUT can be signed")
         if not self._bucket.signs:
             raise verb.failed(NotSupported, "an anonymous store has no keys to sign with")
@@ -229,7 +219,4 @@ class S3Store:
         s3 = self._bucket.options.s3
         if s3.sse_c_key is not None or (s3.sse is not None and method == "PUT"):
             raise verb.failed(NotSupported, "a URL cannot say how the object is encrypted")
-        client = self.client
-        with verb.speaking():
-            url: str = client.generate_presigned_url(calls[method], Params=verb.target, ExpiresIn=expires_seconds)
-        return url
+        return self._bucket.presigned(method, key, expires_seconds)

@@ -1,25 +1,34 @@
-"""One verb on one key: its requests by boto3, with retries, and its errors."""
+"""One verb on one key: its requests, with retries, and its errors."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from creds import retry
-from creds.errors import StoreError, ToolkitError
+from creds.errors import StoreError
 from creds.store import Cancel, ObjectMeta, OnRetry, Retries
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Bucket
-from creds.stores.s3.errors import HINT_NOT_S3, EngineError, cause_of, error_of, failed, from_boto
-from creds.stores.wire import stoppable
+from creds.stores.s3.documents import Document, NotS3
+from creds.stores.s3.errors import HINT_NOT_S3, failed
+from creds.stores.s3.parts import Part
+from creds.stores.wire import Wire, current, stoppable
 
 _NO_PARTS = (400, 405, 416, 501)
 """What servers answer that cannot tell of single parts."""
 
 E = TypeVar("E", bound=StoreError)
 T = TypeVar("T")
+
+
+class Reply(NamedTuple):
+    """A successful answer: its headers by lower-case name, and its whole body."""
+
+    headers: Mapping[str, str]
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +42,6 @@ class Verb:
     on_retry: OnRetry | None = None
 
     @property
-    def target(self) -> dict[str, str]:
-        """The key, as boto3 is told."""
-        return {"Bucket": self.bucket.name, "Key": self.key}
-
-    @property
     def where(self) -> str:
         """The key's masked location, as one printable line."""
         shown = (
@@ -49,36 +53,76 @@ class Verb:
         """An error of this verb."""
         return failed(kind, self.op, self.where, said, **more)
 
-    @contextmanager
-    def speaking(self) -> Iterator[None]:
-        """Turn what boto3 raises in the block into this toolkit's errors."""
-        from botocore.exceptions import BotoCoreError, ClientError
-        from botocore.parsers import ResponseParserError
-        from urllib3.exceptions import HTTPError
+    def call(self, work: Callable[[], T], retries: Retries | None = None) -> T:
+        """Do idempotent ``work``, which makes one request, in this thread."""
+        return retry.run(work, self.schedule(retries), cancel=self.cancel, refresh=self.refresher())
 
+    def ask(
+        self,
+        operation: str,
+        method: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        asked: Mapping[str, str] | None = None,
+        body: Part | None = None,
+        whole_bucket: bool = False,
+    ) -> Reply:
+        """Send one request, and read its answer.
+
+        Args:
+            operation: as S3's API reference calls it.
+            asked: headers, by lower-case name.
+            whole_bucket: it is about the bucket, and not the key.
+
+        Raises:
+            StoreError: it was refused, or there is no answer.
+            CredsError: the server may not be reached, or there are no keys.
+        """
+        from creds.stores.s3.exchange import Exchange
+
+        head = self.bucket.request(
+            method,
+            None if whole_bucket else self.key,
+            asked or {},
+            operation,
+            self.bucket.keys(self.cancel),
+            query=query,
+            body=body,
+        )
+        exchange = Exchange(self, current() or Wire(), head, body, bodiless=method == "HEAD")
+        return Reply(exchange.headers, exchange.rest())
+
+    def document(self, root: str, *arguments: Any, **options: Any) -> Document:
+        """As :meth:`ask`; the document that it is answered with.
+
+        Raises:
+            StoreError: it is another one.
+        """
+        reply = self.ask(*arguments, **options)
         try:
-            yield
-        except ToolkitError:
-            raise
-        except (BotoCoreError, ClientError, HTTPError, OSError) as error:
-            if self.cancel is not None:
-                self.cancel.check()
-            answer = from_boto(error)
-            raise error_of(answer, self.op, self.where) from cause_of(error, answer)
-        except (ResponseParserError, KeyError, ValueError) as error:
-            # botocore reads an answer of any shape: what is missing or unreadable in it is met here.
-            cause = EngineError(type(error).__qualname__)
-            raise self.failed(StoreError, "an answer that is not S3's", hint="check the endpoint") from cause
+            return Document(reply.body, root)
+        except NotS3 as error:
+            raise self.not_s3() from error
 
-    def call(self, work: Callable[[Any], T], retries: Retries | None = None) -> T:
-        """Do one idempotent request, which ``work`` makes of the client, in this thread."""
+    def pages(self, ask: Callable[[Mapping[str, str]], Document], names: Mapping[str, str]) -> Iterator[Document]:
+        """What a server lists in pages of its own kind.
 
-        def attempt() -> T:
-            client = self.bucket.client
-            with self.speaking():
-                return work(client)
+        Args:
+            ask: asks for the page at a marker, which is part of the query.
+            names: what the next request calls each part of the marker, by what the answer calls it.
 
-        return retry.run(attempt, self.schedule(retries), cancel=self.cancel, refresh=self.refresher())
+        Raises:
+            StoreError: the pages do not end.
+        """
+        marker: dict[str, str] = {}
+        while True:
+            page = self.stoppable(functools.partial(self.call, functools.partial(ask, marker)))
+            yield page
+            if not page.truncated:
+                return
+            before, marker = marker, {asked: text for told, asked in names.items() if (text := page.text(told))}
+            if not marker or marker == before:
+                raise self.failed(StoreError, "the server's pages do not end")
 
     def stoppable(self, work: Callable[[], T]) -> T:
         """Do ``work`` so that ``cancel`` ends it at once, even inside a call that cannot be interrupted."""
@@ -108,17 +152,17 @@ class Verb:
 
     def head(self, *, checksums: bool = False) -> ObjectMeta:
         """What the server says of the key, asked in this thread."""
-        response = self.look(checksums=checksums)
-        found = meta.of_response(self.key, response)
+        told = self.look(checksums=checksums)
+        found = meta.of_headers(self.key, told)
         self.check_object(found)
-        return meta.with_md5(found, response, self.bucket.name, self._part_bytes) if checksums else found
+        return meta.with_md5(found, told, self.bucket.name, self._part_bytes) if checksums else found
 
     def _part_bytes(self, number: int) -> tuple[int | None, int | None]:
         """The size of one part of an object that was stored in parts, and their count; None where nobody tells."""
 
-        def head(client: Any) -> tuple[int | None, int | None]:
-            response = client.head_object(**self.target, PartNumber=number)
-            return response.get("ContentLength"), response.get("PartsCount")
+        def head() -> tuple[int | None, int | None]:
+            told = self.ask("HeadObject", "HEAD", query={"partNumber": str(number)}).headers
+            return meta.number(told.get("content-length")), meta.number(told.get("x-amz-mp-parts-count"))
 
         try:
             return replace(self, op="head").call(head)
@@ -127,30 +171,20 @@ class Verb:
                 raise
             return None, None
 
-    def look(self, *, checksums: bool = False) -> Mapping[str, Any]:
-        """The whole of what the server says of the key, as boto3 gives it, asked in this thread."""
-        call = replace(self, op="head").call
-        asked = {**self.target, **({"ChecksumMode": "ENABLED"} if checksums else {})}
-
-        def get(client: Any, **ranged: str) -> Mapping[str, Any]:
-            response: Mapping[str, Any] = client.get_object(**asked, **ranged)
-            response["Body"].close()
-            return response
-
-        def head(client: Any) -> Mapping[str, Any]:
-            response: Mapping[str, Any] = client.head_object(**asked)
-            return response
-
+    def look(self, *, checksums: bool = False) -> Mapping[str, str]:
+        """The headers that the server has for the key, asked for in this thread."""
+        verb = replace(self, op="head")
+        asked = {"x-amz-checksum-mode": "ENABLED"} if checksums else {}
         try:
-            return call(head)
+            return verb.call(lambda: verb.ask("HeadObject", "HEAD", asked=asked)).headers
         except StoreError as error:
             if error.http_status is None or error.retryable:
                 raise
         # The answer to a HEAD has no body, so it cannot tell a missing key from a missing bucket, or wrong keys from
         # a lacking permission; a GET of one byte can.
         try:
-            return call(lambda client: get(client, Range="bytes=0-0"))
+            return verb.call(lambda: verb.ask("GetObject", "GET", asked={**asked, "range": "bytes=0-0"})).headers
         except StoreError as error:
             if error.http_status != 416:
                 raise
-        return call(get)  # empty: no range of it exists
+        return verb.call(lambda: verb.ask("GetObject", "GET", asked=asked)).headers  # empty: no range of it exists

@@ -9,22 +9,28 @@ from typing import Any, TypeVar
 
 from creds.errors import StoreError
 from creds.store import Buffer, Cancel, ObjectMeta, Retries, Share
+from creds.stores.s3 import meta
+from creds.stores.s3.documents import Document, NotS3, completing, is_error
+from creds.stores.s3.errors import error_of, of_answer
+from creds.stores.s3.headers import metadata
 from creds.stores.s3.parts import MAX_PARTS, Gather, Part, etag_of, first_part_bytes, part_bytes_at
 from creds.stores.s3.publishing import Publisher
 from creds.stores.s3.resuming import Begun, Resuming
+from creds.stores.s3.unfinished import abort
 from creds.stores.s3.verb import Verb
 from creds.stores.wire import STOP_SECONDS, Wire, spawn
 
 T = TypeVar("T")
 
 _ABORT_SECONDS = 10.0
+_CRC32 = "x-amz-checksum-crc32"
 
 
 class Upload:
     """One write: published only when complete, and nothing of it stays otherwise, unless a journal remembers it."""
 
     def __init__(
-        self, verb: Verb, publisher: Publisher, described: Mapping[str, Any], resuming: Resuming | None = None
+        self, verb: Verb, publisher: Publisher, described: Mapping[str, str], resuming: Resuming | None = None
     ) -> None:
         self._verb = verb
         self._cancel = verb.cancel or Cancel()
@@ -61,12 +67,12 @@ class Upload:
         return self._wire.do(work, self._cancel)
 
     def _put(self, content: Part) -> ObjectMeta:
-        def send(client: Any, headers: Mapping[str, str]) -> Any:
+        def send(condition: Mapping[str, str]) -> ObjectMeta:
             described = self._marked() if self._publisher.conditional else self._described
-            answer = client.put_object(**self._verb.target, **described, **headers, Body=content.body())
-            if "ETag" not in answer:
-                raise self._verb.not_s3()
-            return answer
+            reply = self._verb.ask("PutObject", "PUT", asked={**described, **condition}, body=content)
+            told = meta.of_headers(self._verb.key, reply.headers)
+            self._verb.check_object(told)
+            return told
 
         return self._publisher.publish(send, content.size_bytes, lambda: f'"{content.md5()}"')
 
@@ -114,26 +120,34 @@ class Upload:
             self._resuming.begin(upload_id, first, self._publisher.mark)
         return upload_id
 
-    def _create(self, client: Any) -> str:
-        summed = {"ChecksumAlgorithm": "CRC32"} if self._verb.bucket.checksums else {}
-        upload_id: str = client.create_multipart_upload(**self._verb.target, **self._marked(), **summed)["UploadId"]
+    def _create(self) -> str:
+        summed = {"x-amz-checksum-algorithm": "CRC32"} if self._verb.bucket.checksums else {}
+        asked = {**self._marked(), **summed}
+        begun = self._verb.document(
+            "InitiateMultipartUploadResult", "CreateMultipartUpload", "POST", query={"uploads": ""}, asked=asked
+        )
+        upload_id = begun.text("UploadId")
+        if not upload_id:
+            raise self._verb.not_s3()
         return upload_id
 
-    def _marked(self) -> dict[str, Any]:
+    def _marked(self) -> dict[str, str]:
         """What describes the object, and by what its publisher knows it again."""
-        return {**self._described, "Metadata": {**self._described.get("Metadata", {}), **self._publisher.mark}}
+        return {**self._described, **metadata(self._publisher.mark)}
 
     def _send(self, upload_id: str, number: int, content: Part) -> None:
         if number > MAX_PARTS:
             raise self._verb.failed(StoreError, f"larger than {MAX_PARTS} parts hold", hint="give a size hint")
         self._size += content.size_bytes
 
-        def send(client: Any) -> dict[str, Any]:
-            answer = client.upload_part(**self._verb.target, UploadId=upload_id, PartNumber=number, Body=content.body())
-            sums = {
-                name: value for name, value in answer.items() if name.startswith("Checksum") and name != "ChecksumType"
-            }
-            return {"PartNumber": number, "ETag": answer["ETag"], **sums}
+        query = {"uploadId": upload_id, "partNumber": str(number)}
+
+        def send() -> dict[str, Any]:
+            told = self._verb.ask("UploadPart", "PUT", query=query, body=content).headers
+            if "etag" not in told:
+                raise self._verb.not_s3()
+            summed = {"ChecksumCRC32": told[_CRC32]} if _CRC32 in told else {}
+            return {"PartNumber": number, "ETag": told["etag"], **summed}
 
         self._running[spawn(lambda: self._verb.call(send), self._wire)] = content.size_bytes
 
@@ -159,10 +173,19 @@ class Upload:
     def _complete(self, upload_id: str) -> ObjectMeta:
         parts = sorted(self._done, key=lambda part: int(part["PartNumber"]))
 
-        def send(client: Any, headers: Mapping[str, str]) -> Any:
-            return client.complete_multipart_upload(
-                **self._verb.target, **headers, UploadId=upload_id, MultipartUpload={"Parts": parts}
-            )
+        query = {"uploadId": upload_id}
+        named = Part((completing(parts),))
+
+        def send(condition: Mapping[str, str]) -> ObjectMeta:
+            reply = self._verb.ask("CompleteMultipartUpload", "POST", query=query, asked=condition, body=named)
+            if is_error(reply.body):
+                # S3 answers 200 before it knows: what a 500 says then stands in the body.
+                raise error_of(of_answer(500, reply.headers, reply.body), self._verb.op, self._verb.where)
+            try:
+                etag = Document(reply.body, "CompleteMultipartUploadResult").text("ETag")
+            except NotS3 as error:
+                raise self._verb.not_s3() from error
+            return replace(meta.of_headers(self._verb.key, reply.headers), etag=meta.quoted(etag), checksums={})
 
         return self._publisher.publish(send, self._size, lambda: etag_of([str(part["ETag"]) for part in parts]))
 
@@ -172,8 +195,6 @@ class Upload:
         concurrent.futures.wait(self._running, timeout=STOP_SECONDS)
         patience = Retries(attempts=3, for_seconds=_ABORT_SECONDS / 2)
 
-        def abort(client: Any) -> None:
-            client.abort_multipart_upload(**self._verb.target, UploadId=upload_id)
-
-        future = spawn(lambda: replace(self._verb, cancel=None, on_retry=None).call(abort, patience), None)
+        verb = replace(self._verb, cancel=None, on_retry=None)
+        future = spawn(lambda: verb.call(lambda: abort(verb, upload_id), patience), None)
         concurrent.futures.wait((future,), timeout=STOP_SECONDS if quick else _ABORT_SECONDS)
