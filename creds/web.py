@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from creds import retry
 from creds.errors import RefreshError, bare
 from creds.location import split_url
 from creds.secret import Secret
@@ -58,7 +59,6 @@ def ask(
         RefreshError: no answer, or none of use; retryable unless the server's certificate is not trusted.
         CredentialError: the client's certificate cannot be used.
     """
-    from creds import retry  # asyncio, which it loads, is slow to load
 
     def attempt() -> T:
         return read(_once(method, url, options, what, body, headers or {}))

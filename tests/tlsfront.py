@@ -57,7 +57,9 @@ class Front:
         """Method and path, and headers in lower case, of every request; bodies must not look like one."""
         found = []
         methods = rb"(?:GET|HEAD|PUT|POST|DELETE|CONNECT)"  # right behind the body of the one before, too
-        for head in re.finditer(rb"(" + methods + rb" \S+) HTTP/1.1\r\n(.*?)\r\n\r\n", b"\n".join(self.sent), re.DOTALL):
+        for head in re.finditer(
+            rb"(" + methods + rb" \S+) HTTP/1.1\r\n(.*?)\r\n\r\n", b"\n".join(self.sent), re.DOTALL
+        ):
             lines = [line.partition(":") for line in head[2].decode("latin-1").split("\r\n")]
             found.append((head[1].decode(), {name.lower(): value.strip() for name, _, value in lines}))
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from creds.errors import Cancelled, ObjectNotFound, StoreUnavailable, ToolkitError, Unauthenticated
-from creds.retry import Schedule, Throttle, run, run_async
+from creds.retry import Schedule, Throttle, run
 from creds.store import Cancel, Retries, Retry
 
 
@@ -113,12 +112,6 @@ def test_a_held_call_waits_and_is_stopped() -> None:
     began = time.monotonic()
     assert run(lambda: time.monotonic() - began >= 0.05, quick(throttle=throttle))
     throttle.slow(0.05)
-    began = time.monotonic()
-
-    async def work() -> bool:
-        return time.monotonic() - began >= 0.05
-
-    assert asyncio.run(run_async(work, quick(throttle=throttle)))
     throttle.slow(3600)
     cancel = Cancel()
     threading.Timer(0.05, cancel.cancel).start()
@@ -186,32 +179,3 @@ def test_refresh_is_asked_once() -> None:
     asked.clear()
     assert run(failing(1, StoreUnavailable("down")), quick(), refresh=refresh) == 2
     assert asked == []
-
-
-def test_the_async_loop_is_the_same() -> None:
-    # Coroutines share the schedule and the refresh; cancelling the task ends the wait.
-    def coroutine(work: Any) -> Any:
-        async def once() -> Any:
-            return work()
-
-        return once
-
-    async def refresh(_error: Exception) -> bool:
-        return True
-
-    async def tests() -> None:
-        down, expired = StoreUnavailable("down"), Unauthenticated("expired")
-        assert await run_async(coroutine(failing(2, down)), quick()) == 3
-        assert await run_async(coroutine(failing(1, expired)), quick(), refresh=refresh) == 2
-        with pytest.raises(Unauthenticated):
-            await run_async(coroutine(failing(2, expired)), quick(), refresh=refresh)
-        with pytest.raises(StoreUnavailable):
-            await run_async(coroutine(failing(9, down)), quick(attempts=2))
-        slow = Schedule("op", Retries(for_seconds=9999, first_wait_seconds=3600, max_wait_seconds=3600))
-        task = asyncio.create_task(run_async(coroutine(failing(9, down)), slow))
-        await asyncio.sleep(0.02)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(tests())

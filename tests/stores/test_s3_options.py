@@ -125,11 +125,11 @@ def test_the_customer_has_the_key(make: Make, seaweed: servers.S3Server, bucket:
 
 
 def test_which_request_says_what(make: Make, front: tuple[Front, Authority]):
-    """Each operation has the headers that AWS documents for it, from either engine, and no other."""
+    """Each operation has the headers that AWS documents for it, and no other."""
     round_trip(make(S3(sse="aws:kms", sse_kms_key_id=KMS_KEY, sse_kms_context={"job": "7"})))
     for line, headers in front[0].requests():
         asked = {name: value for name, value in headers.items() if name.startswith(HEADER)}
-        starts = line.endswith("?uploads") or (line.startswith("PUT") and "partNumber" not in line)
+        starts = line.endswith("?uploads=") or (line.startswith("PUT") and "partNumber" not in line)
         context = base64.b64encode(b'{"job": "7"}').decode()
         expected = {HEADER: "aws:kms", f"{HEADER}-aws-kms-key-id": KMS_KEY, f"{HEADER}-context": context}
         assert asked == (expected if starts else {}), line
@@ -144,8 +144,6 @@ def test_which_request_says_what(make: Make, front: tuple[Front, Authority]):
         assert asked == ({} if listing_or_delete else expected), line
         assert headers["x-amz-request-payer"] == "requester", line
     assert {line.split()[0] for line, _ in front[0].requests()} == {"GET", "PUT", "POST", "HEAD", "DELETE"}
-    agents = {headers["user-agent"] for _, headers in front[0].requests()}
-    assert ("artifact-creds" in agents, any("Botocore" in agent for agent in agents)) == (True, True)  # both engines
 
 
 def test_nothing_is_said_unasked(make: Make, front: tuple[Front, Authority]):

@@ -16,7 +16,7 @@ def authority(tmp_path):
 
 
 def round_trip(store) -> None:
-    """Every kind of leg: a PUT and a HEAD by boto3, a GET by obstore, a GET of an odd key by boto3, a listing."""
+    """Every kind of leg: a PUT, a HEAD, a GET, a GET of an odd key, a listing, and a HEAD by the client."""
     for key in ("plain", "odd//key"):
         store.write(key, [b"content"])
         with store.open(key) as reading:
@@ -82,7 +82,7 @@ def test_a_client_certificate_is_shown_on_every_leg(seaweed, bucket, authority):
 
 
 @pytest.mark.parametrize("source", ["options", "environment"])
-def test_a_proxy_is_used_by_both_engines(seaweed, bucket, authority, monkeypatch, source):
+def test_a_proxy_is_used(seaweed, bucket, authority, monkeypatch, source):
     """Given by options or by the environment, for plaintext and TLS; what is excluded goes directly."""
     with forward_proxy() as proxy, tls_front(seaweed.address, authority) as front:
         url = f"http://127.0.0.1:{proxy.port}"
@@ -97,7 +97,7 @@ def test_a_proxy_is_used_by_both_engines(seaweed, bucket, authority, monkeypatch
         store.close()
         assert set(proxy.connects) == {f"localhost:{front.port}"}
         used = len(proxy.connects)
-        assert used >= 2
+        assert used >= 1
         monkeypatch.setenv("HTTPS_PROXY", url)
         for direct in ({"proxies": {}}, {"proxies": {"https": url, "no": "localhost"}}):
             store = s3_store(seaweed, bucket, endpoint_url=https, tls=Tls(ca_pem=authority.pem), **direct)

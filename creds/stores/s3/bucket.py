@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 _FIXED = {"user-agent": "artifact-creds", "accept-encoding": "identity"}
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_ASKED = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+: [\x20-\x7e]*")
 _VALUE = re.compile(r"[\x20-\x7e\xa0-\xff]*")
 
 
@@ -134,15 +136,17 @@ class Bucket:
             operation: as S3's API reference calls it.
 
         Raises:
-            StoreError: a header holds what none may hold.
-            CredentialError: the keys do.
+            ValueError: S3 allows no such name or header.
+            CredentialError: the keys hold what no header may hold.
         """
         connections = self.connections()  # first: what it raises must not have the headers in a frame
         path = self._root + encoded(key) if key is not None else self._root.rstrip("/") or "/"
         terms = signing.query_of(query or {})
         sent = {"host": self._url.netloc, **asked}
-        if not all(_VALUE.fullmatch(value) for value in asked.values()):
-            raise StoreError(f"{self.location}: not a request that S3 allows", location=self.location)
+        if key == "" or not _NAME.fullmatch(self.name):
+            raise ValueError("no name")
+        if not all(_ASKED.fullmatch(f"{name}: {value}") for name, value in asked.items()):
+            raise ValueError("no header")
         for name, value in headers.of_operation(self.options.s3, operation).items():
             sent.setdefault(name.lower(), value)
         if body is not None:

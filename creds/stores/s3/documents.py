@@ -22,28 +22,21 @@ class Document:
 
     Args:
         body: it.
-        root: the name that its root element must have.
+        known_by: children of which it has one at least. (The root has other names on some servers.)
 
     Raises:
         NotS3: it is no XML, declares entities, or is another document.
     """
 
-    def __init__(self, body: bytes, root: str) -> None:
+    def __init__(self, body: bytes, *known_by: str) -> None:
         self._root = _root(body)
-        if _name(self._root) != root:
-            raise NotS3(f"{_name(self._root)[:40]!r} instead of {root}")
+        if all(self.text(name) is None for name in known_by):
+            raise NotS3(f"none of {known_by}")
         self._decodes = self.text("EncodingType") == "url"
 
     def text(self, name: str) -> str | None:
         """The text of one child of the root; None where there is none."""
         return next((child.text or "" for child in self._root if _name(child) == name), None)
-
-    def needed(self, name: str) -> str:
-        """As :meth:`text`, of a child that S3 always sends."""
-        text = self.text(name)
-        if text is None:
-            raise NotS3(f"no {name}")
-        return text
 
     @property
     def truncated(self) -> bool:

@@ -316,12 +316,11 @@ class Ranges(S3Reading):
         return exchange
 
     def _get(self, part: Part, asked: dict[str, str]) -> Exchange:
-        bucket = self.verb.bucket
         condition = self._condition()
         if condition is not None:
             asked["if-match"] = condition
-        part.keys = bucket.keys(self.verb.cancel)
-        return Exchange(self.verb, self._wire, bucket.request("GET", self.verb.key, asked, "GetObject", part.keys))
+        part.keys = self.verb.bucket.keys(self.verb.cancel)
+        return Exchange(self.verb, self._wire, self.verb.request("GetObject", "GET", keys=part.keys, asked=asked))
 
     def _size(self, part: Part, exchange: Exchange) -> int | None:
         """The whole object's size, from an answer that begins where ``part`` stands."""

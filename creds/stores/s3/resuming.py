@@ -149,7 +149,9 @@ class Resuming:
         names = {"NextPartNumberMarker": "part-number-marker"}
 
         def ask(marker: Mapping[str, str]) -> Document:
-            return verb.document("ListPartsResult", "ListParts", "GET", query={"uploadId": upload_id, **marker})
+            return verb.document(
+                ("UploadId", "IsTruncated"), "ListParts", "GET", query={"uploadId": upload_id, **marker}
+            )
 
         found: dict[int, set[tuple[str, int]]] = {}
         for entry in (entry for page in verb.pages(ask, names) for entry in page.entries("Part")):

@@ -32,9 +32,8 @@ def unfinished(verb: Verb) -> Iterator[Unfinished]:
 
     def ask(marker: Mapping[str, str]) -> Document:
         query = {"uploads": "", "prefix": verb.key, **marker}
-        return verb.document(
-            "ListMultipartUploadsResult", "ListMultipartUploads", "GET", query=query, whole_bucket=True
-        )
+        known_by = ("Bucket", "IsTruncated")
+        return verb.document(known_by, "ListMultipartUploads", "GET", query=query, whole_bucket=True)
 
     for entry in (entry for page in verb.pages(ask, markers) for entry in page.entries("Upload")):
         started = moment(entry.get("Initiated"))

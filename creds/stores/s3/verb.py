@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from creds import retry
-from creds.errors import StoreError
+from creds.errors import StoreError, bare
 from creds.store import Cancel, ObjectMeta, OnRetry, Retries
 from creds.stores.s3 import meta
 from creds.stores.s3.bucket import Bucket
@@ -16,6 +16,10 @@ from creds.stores.s3.documents import Document, NotS3
 from creds.stores.s3.errors import HINT_NOT_S3, failed
 from creds.stores.s3.parts import Part
 from creds.stores.wire import Wire, current, stoppable
+
+if TYPE_CHECKING:
+    from creds.keys import AwsKeys
+    from creds.secret import Secret
 
 _NO_PARTS = (400, 405, 416, 501)
 """What servers answer that cannot tell of single parts."""
@@ -80,27 +84,43 @@ class Verb:
         """
         from creds.stores.s3.exchange import Exchange
 
-        head = self.bucket.request(
-            method,
-            None if whole_bucket else self.key,
-            asked or {},
-            operation,
-            self.bucket.keys(self.cancel),
-            query=query,
-            body=body,
-        )
+        head = self.request(operation, method, query=query, asked=asked, body=body, whole_bucket=whole_bucket)
         exchange = Exchange(self, current() or Wire(), head, body, bodiless=method == "HEAD")
         return Reply(exchange.headers, exchange.rest())
 
-    def document(self, root: str, *arguments: Any, **options: Any) -> Document:
+    def request(
+        self,
+        operation: str,
+        method: str,
+        *,
+        keys: AwsKeys | None = None,
+        query: Mapping[str, str] | None = None,
+        asked: Mapping[str, str] | None = None,
+        body: Part | None = None,
+        whole_bucket: bool = False,
+    ) -> Secret:
+        """The head of one request; see :meth:`ask`.
+
+        Args:
+            keys: what signs it; None is what the bucket has now.
+        """
+        key = None if whole_bucket else self.key
+        if keys is None:
+            keys = self.bucket.keys(self.cancel)
+        try:
+            return self.bucket.request(method, key, asked or {}, operation, keys, query=query, body=body)
+        except ValueError as error:
+            raise self.failed(StoreError, "not a request that S3 allows") from bare(error)
+
+    def document(self, known_by: tuple[str, ...], *arguments: Any, **options: Any) -> Document:
         """As :meth:`ask`; the document that it is answered with.
 
         Raises:
-            StoreError: it is another one.
+            StoreError: it has no child of those names.
         """
         reply = self.ask(*arguments, **options)
         try:
-            return Document(reply.body, root)
+            return Document(reply.body, *known_by)
         except NotS3 as error:
             raise self.not_s3() from error
 

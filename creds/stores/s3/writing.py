@@ -123,9 +123,7 @@ class Upload:
     def _create(self) -> str:
         summed = {"x-amz-checksum-algorithm": "CRC32"} if self._verb.bucket.checksums else {}
         asked = {**self._marked(), **summed}
-        begun = self._verb.document(
-            "InitiateMultipartUploadResult", "CreateMultipartUpload", "POST", query={"uploads": ""}, asked=asked
-        )
+        begun = self._verb.document(("UploadId",), "CreateMultipartUpload", "POST", query={"uploads": ""}, asked=asked)
         upload_id = begun.text("UploadId")
         if not upload_id:
             raise self._verb.not_s3()
@@ -182,7 +180,7 @@ class Upload:
                 # S3 answers 200 before it knows: what a 500 says then stands in the body.
                 raise error_of(of_answer(500, reply.headers, reply.body), self._verb.op, self._verb.where)
             try:
-                etag = Document(reply.body, "CompleteMultipartUploadResult").text("ETag")
+                etag = Document(reply.body, "ETag", "Key").text("ETag")
             except NotS3 as error:
                 raise self._verb.not_s3() from error
             return replace(meta.of_headers(self._verb.key, reply.headers), etag=meta.quoted(etag), checksums={})
