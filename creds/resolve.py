@@ -72,7 +72,7 @@ class Resolved:
         policy: what decided; it looks at resolved addresses before the first connection.
         on_aws: is the server AWS itself?
         addressing: ``path`` or ``virtual``.
-        checksums: are boto3's default checksums sent?
+        checksums: is a CRC32 sent with what is written?
         authorization: makes the header of http(s), for each request anew; None is anonymous.
         login: of ftp and sftp; None is anonymous.
     """

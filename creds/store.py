@@ -541,7 +541,7 @@ class StoreOptions:
         request_env: the request's own environment, whose ``AWS_*`` pair serves where the credential is absent.
         region: overrides every other source of the region.
         addressing: ``path``, ``virtual`` or ``auto`` (virtual on AWS, path elsewhere).
-        checksums: send boto3's default checksums: ``auto`` (on AWS only), ``always`` or ``never``.
+        checksums: send a CRC32 of what is written to S3: ``auto`` (on AWS only), ``always`` or ``never``.
         tls: see :class:`Tls`.
         ssh: see :class:`Ssh`.
         sts: see :class:`Sts`.

@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import re
+import select
 import socket
 import struct
 import threading
@@ -558,7 +559,7 @@ class FaultProxy:
         self.requests.append(line)
         if fault.hook is not None:
             await asyncio.to_thread(fault.hook)
-        await _delay(fault.delay_seconds, client)
+        await _delay(fault.delay_seconds, back)
         if fault.status is not None:
             await _answer(fault, line, client, back)
             return
@@ -608,12 +609,14 @@ def _close_unwanted(connecting: asyncio.Future[tuple[asyncio.StreamReader, async
         connecting.result()[1].close()
 
 
-async def _delay(seconds: float, client: asyncio.StreamReader) -> None:
-    """Wait, but not for a client that went away meanwhile."""
+async def _delay(seconds: float, back: asyncio.StreamWriter) -> None:
+    """Wait, but not for a client that went away meanwhile, also where bytes of it are still unread."""
+    looks = select.poll()
+    looks.register(back.get_extra_info("socket"), getattr(select, "POLLRDHUP", 0))
     ends = asyncio.get_running_loop().time() + seconds
     while (left := ends - asyncio.get_running_loop().time()) > 0:
         await asyncio.sleep(min(left, 0.05))
-        if client.at_eof():
+        if looks.poll(0):
             raise ConnectionAbortedError
 
 

@@ -120,7 +120,7 @@ def loaded(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-HEAVY = {"boto3", "botocore", "obstore", "pydantic", "zstandard", "isal", "rich", "moto", "jwt"}
+HEAVY = {"boto3", "botocore", "pydantic", "zstandard", "isal", "rich", "moto", "jwt"}
 
 
 def test_help_loads_nothing_heavy():
@@ -146,7 +146,7 @@ def test_planning_loads_no_engine():
         "from artifacts.request import loads\nfrom artifacts.staging import plan\n"
         'plan(loads(b\'{"experiment":{"artifacts":{"a":{"qualified":"s3://bucket/key"}}}}\'))'
     )
-    assert loaded(code) & {"boto3", "botocore", "obstore"} == set()
+    assert loaded(code) & {"boto3", "botocore"} == set()
 
 
 def test_an_object_without_a_credential_needs_no_pydantic():

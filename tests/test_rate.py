@@ -147,7 +147,7 @@ def test_a_memory_store_behind_it():
 
 
 def test_a_file_goes_there_and_back(seaweed, bucket, tmp_path):
-    """20 MiB to SeaweedFS and back at 4 MiB/s take ten seconds of the one clock, by boto3 and by obstore."""
+    """20 MiB to SeaweedFS and back at 4 MiB/s take ten seconds of the one clock."""
     clock = Paced(4 * MIB)
     keys = AWSCredential(access_key=seaweed.admin.access_key, secret_access_key=seaweed.admin.secret_key)
     options = StoreOptions(rate=clock.rate)

@@ -358,7 +358,7 @@ def test_models_validate_and_copy_as_pydantic_models_do():
 
 
 def test_importing_the_request_module_loads_no_client():
-    program = "import sys, artifacts.request; print([n for n in ('boto3', 'obstore', 'click', 'rich', 'jwt') if n in sys.modules])"
+    program = "import sys, artifacts.request; print([n for n in ('boto3', 'click', 'rich', 'jwt') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -118,7 +118,7 @@ def test_the_pages_snippets_run(page):
 
 
 def test_resolving_imports_no_engine_and_opens_no_socket():
-    """Deciding is pure; opening loads one engine's module; boto3 and obstore wait for the first use."""
+    """Deciding is pure; opening loads one engine's module; boto3 waits until it is asked for."""
     program = """
 import sys, socket
 def forbidden(*args, **kwargs): raise AssertionError("a socket was made")
@@ -130,7 +130,7 @@ from creds.store import StoreOptions
 policy = Policy.for_requests(["http://minio:9000"], lend_to=["minio:9000"])
 for options in (StoreOptions(), StoreOptions(ambient=True)):
     resolved = resolve(Location.parse("s3://minio:9000/b/k"), None, options, policy)
-heavy = {"boto3", "botocore", "obstore"} & set(sys.modules)
+heavy = {"boto3", "botocore"} & set(sys.modules)
 assert not heavy, heavy
 assert not any(name.startswith("creds.stores.") for name in sys.modules)
 """

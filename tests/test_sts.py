@@ -558,7 +558,7 @@ def test_one_chain_for_all_stores(issuer, federated):
 
 
 def test_keys_take_a_role(issuer, federated):
-    """Static keys sign AssumeRole, and both engines use the role's keys: it may read, and not write."""
+    """Static keys sign AssumeRole, and the store uses the role's keys: it may read, and not write."""
     url = federated.endpoint_url
     admin = Credentials(
         aws=AWSCredential(access_key=federated.admin.access_key, secret_access_key=federated.admin.secret_key)

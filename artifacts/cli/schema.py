@@ -95,7 +95,7 @@ class EndpointTable(_Table):
     )
     region: Text | None = _key("signs requests where nothing else names a region", "us-east-1")
     addressing: Literal["auto", "path", "virtual"] | None = _key("how the bucket is addressed", "path")
-    checksums: Literal["auto", "always", "never"] | None = _key("whether boto3's default checksums are sent", "never")
+    checksums: Literal["auto", "always", "never"] | None = _key("whether a CRC32 is sent with what is written", "never")
     buckets: list[Text] | None = _key(
         "patterns that a request's bucket must fit, with *, ? and [...]; all where it is left out",
         ["data-*", "results"],

@@ -281,6 +281,12 @@ class Connection:
     def close(self) -> None:
         self.live.close()
 
+    def abort(self) -> None:
+        """Close it in the middle of an exchange: what was not sent yet is not sent any more."""
+        with contextlib.suppress(OSError):
+            self.live.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.live.close()
+
 
 def _headers(lines: Iterable[bytes]) -> dict[str, str]:
     headers: dict[str, str] = {}

@@ -205,7 +205,7 @@ def asked(): raise SystemExit("the provider was asked")
 store = S3Store("b", endpoint_url="http://127.0.0.1:1", region="us-east-1", provider=asked, options=StoreOptions(),
                 on_aws=False, addressing="path", checksums=False, guard=asked)
 store.close()
-loaded = {"boto3", "botocore", "obstore", "urllib3"} & set(sys.modules)
+loaded = {"boto3", "botocore", "urllib3"} & set(sys.modules)
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -232,7 +232,7 @@ assert "botocore" not in sys.modules
 
 @pytest.mark.parametrize("ending", ["store.close()", "pass", "reading = store.open('light'); next(iter(reading))"])
 def test_a_program_that_ends_at_once(seaweed: servers.S3Server, ending: str) -> None:
-    # obstore's threads must not find the interpreter gone: that aborted one short program in three.
+    # Threads that still read must not find the interpreter gone.
     seaweed.client().put_object(Bucket="data", Key="light", Body=bytes(3 << 20))
     code = f"""
 from creds.keys import AwsKeys
@@ -298,7 +298,7 @@ def test_client_is_live(seaweed: servers.S3Server, bucket: str) -> None:
 
 
 def test_session_token_is_sent(seaweed: servers.S3Server, bucket: str) -> None:
-    # Temporary keys sign with their token, by both engines; SeaweedFS knows no such token and says so.
+    # Temporary keys sign with their token, by the store and its client; SeaweedFS knows no such token and says so.
     temporary = AwsKeys(access_key="AKTEMPORARY0000000001", secret_key="secret", token="a-session-token")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         heads: list[bytes] = []
@@ -364,7 +364,7 @@ ODD_KEYS = (
 
 @pytest.mark.parametrize("key", ODD_KEYS)
 def test_odd_keys_are_those_of_boto3(moto_server: servers.S3Server, key: str) -> None:
-    # Keys that obstore refuses or rewrites are read by boto3, byte for byte as they are.
+    # Keys that other clients refuse or rewrite are read and written byte for byte as they are.
     if "\n" in key:
         pytest.skip("moto's web framework finds no route for a line break; SeaweedFS's conformance run has one")
     bucket = moto_server.make_bucket(f"b-{uuid.uuid4().hex[:12]}")
@@ -429,7 +429,7 @@ def test_described(store: S3Store, seaweed: servers.S3Server, bucket: str) -> No
 
 @pytest.mark.parametrize("size", [100, 20 << 20])
 def test_checksums_when_asked(seaweed: servers.S3Server, bucket: str, size: int) -> None:
-    # boto3's default checksums are sent where they are wanted, and only there.
+    # A CRC32 is sent where they are wanted, and only there.
     content = os.urandom(size)
     client = seaweed.client()
     for wanted in (False, True):

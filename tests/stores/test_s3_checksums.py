@@ -22,18 +22,18 @@ def etag(*parts: bytes) -> str:
     return f'"{hashlib.md5(digests).hexdigest()}-{len(parts)}"' if len(parts) > 1 else f'"{digests.hex()}"'
 
 
-def told(parts: list[bytes], **response: str) -> dict[str, str]:
+def told(parts: list[bytes], bucket: str = "plain", **encrypted: str) -> dict[str, str]:
     """What is made of the answer about an object of these parts."""
     found = ObjectMeta(key="k", size_bytes=sum(map(len, parts)), etag=etag(*parts))
-    bucket = response.pop("bucket", "plain")
-    return dict(with_md5(found, response, bucket, lambda number: (len(parts[number - 1]), len(parts))).checksums)
+    headers = {f"x-amz-server-side-encryption{name}": value for name, value in encrypted.items()}
+    return dict(with_md5(found, headers, bucket, lambda number: (len(parts[number - 1]), len(parts))).checksums)
 
 
 def test_an_etag_that_is_an_md5() -> None:
     """Unless the bytes are encrypted with a key of KMS or of the customer, or the bucket makes ETags of its own."""
-    assert set(told([b"x"])) == set(told([b"x"], ServerSideEncryption="AES256")) == {"md5"}
-    assert told([b"x"], ServerSideEncryption="aws:kms") == told([b"x"], ServerSideEncryption="aws:kms:dsse") == {}
-    assert told([b"x"], SSECustomerAlgorithm="AES256") == {}
+    assert set(told([b"x"])) == set(told([b"x"], **{"": "AES256"})) == {"md5"}
+    assert told([b"x"], **{"": "aws:kms"}) == told([b"x"], **{"": "aws:kms:dsse"}) == {}
+    assert told([b"x"], **{"-customer-algorithm": "AES256"}) == {}
     assert told([b"x"], bucket="express--use1-az4--x-s3") == {}
 
 

@@ -114,11 +114,11 @@ def test_cut_part_is_fetched_again(make: Callable[..., S3Store], direct: S3Store
 
 
 def test_cut_stream_resumes_at_its_byte(make: Callable[..., S3Store], direct: S3Store, proxy: FaultProxy) -> None:
-    # A key that boto3 reads in one response resumes by Range where it broke, twice in a row if need be.
+    # What is read in one response resumes by Range where it broke, twice in a row if need be.
     direct.write(ODD, [BIG])
     proxy.add(Fault(match="^GET", down_cut_bytes=3_300_000, times=2))
     retried: list[Retry] = []
-    with make().open(ODD, on_retry=retried.append) as reading:
+    with make(part_bytes=64 << 20).open(ODD, on_retry=retried.append) as reading:
         assert reading.pinned == "etag"
         assert hashlib.sha256(b"".join(reading)).digest() == hashlib.sha256(BIG).digest()
     assert [r.attempt for r in retried] == [1, 1]
@@ -212,7 +212,7 @@ def test_throttled_to_the_end(make: Callable[..., S3Store], proxy: FaultProxy, v
 
 
 def test_silence(make: Callable[..., S3Store], direct: S3Store, proxy: FaultProxy) -> None:
-    # A server that says nothing for the read timeout is StoreTimeout, by both engines.
+    # A server that says nothing for the read timeout is StoreTimeout.
     direct.write("k", [b"x"])
     proxy.add(Fault(delay_seconds=30, times=9))
     store = make(read_timeout_seconds=0.2, retries=Retries(attempts=1))
@@ -232,7 +232,7 @@ def test_slow_is_not_silent(make: Callable[..., S3Store], direct: S3Store, proxy
 
 
 def test_refused(make: Callable[..., S3Store]) -> None:
-    # Nobody listens: StoreUnavailable, by both engines.
+    # Nobody listens: StoreUnavailable.
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         store = make(endpoint_url=f"http://127.0.0.1:{reserved.getsockname()[1]}")
@@ -261,16 +261,16 @@ def test_a_page_that_is_not_s3s(make: Callable[..., S3Store]) -> None:
             assert caught.value.hint == "check that the endpoint is an S3 server"
 
 
-def test_redirects_in_a_circle(make: Callable[..., S3Store]) -> None:
+def test_a_redirect_is_not_followed(make: Callable[..., S3Store]) -> None:
     # It is told, and not tried again.
     with ScriptedServer(lambda seen: (302, {"Location": seen.target}, b"")) as server:
-        with pytest.raises(StoreError, match="redirected too many times") as caught:
+        with pytest.raises(StoreError, match="k: 302$") as caught:
             make(endpoint_url=server.url).open("k")
         assert caught.value.retryable is False
 
 
 def test_unknown_host(make: Callable[..., S3Store]) -> None:
-    # A name that does not resolve says so, by both engines.
+    # A name that does not resolve says so.
     store = make(endpoint_url="http://no-such-host.invalid:9000", retries=Retries(attempts=1))
     for verb in (store.open, store.head):
         with pytest.raises(StoreUnavailable, match="the server's name is not known"):
@@ -371,7 +371,7 @@ def test_not_refreshed_for_ever(make: Callable[..., S3Store], proxy: FaultProxy)
 
 
 def test_expired_token_on_aws(make: Callable[..., S3Store], proxy: FaultProxy) -> None:
-    # AWS answers 400 ExpiredToken: Unauthenticated, by both engines.
+    # AWS answers 400 ExpiredToken: Unauthenticated.
     body = b"<Error><Code>ExpiredToken</Code><Message>expired</Message><RequestId>R1</RequestId></Error>"
     proxy.add(Fault(status=400, body=body, times=9))
     store = make()
@@ -408,7 +408,7 @@ def test_answers(
     hint: str | None,
     retryable: bool,
 ) -> None:
-    # Each answer is one error, the same by both engines; the server's message is never repeated.
+    # Each answer is one error, the same for every verb; the server's message is never repeated.
     body = f"<Error><Code>{code}</Code><Message>see /?X-Amz-Signature=abc</Message><RequestId>R-1</RequestId></Error>"
     proxy.add(Fault(status=status, body=body.encode(), times=9))
     with pytest.raises(kind) as caught:

@@ -74,7 +74,7 @@ def content(store: S3Store, key: str, start: int = 0) -> bytes:
 
 
 def round_trip(store: S3Store) -> None:
-    """Every verb by both engines: small and large, plain keys and one with an empty segment."""
+    """Every verb: small and large, plain keys and one with an empty segment."""
     for key, body in (("small", b"content"), ("odd//key", b"content"), ("large", BIG)):
         assert store.write(key, [body]).size_bytes == len(body)
         assert content(store, key) == body

@@ -57,7 +57,7 @@ def test_a_certificate_for_another_name_is_refused(seaweed, bucket, authority):
 
 
 def test_a_server_in_plaintext_is_said_to_be_one(seaweed, bucket):
-    """Spoken to over TLS it is no outage: at once, with the flag, from both engines."""
+    """Spoken to over TLS it is no outage: at once, with the flag, from every verb."""
     store = s3_store(seaweed, bucket, endpoint_url=seaweed.endpoint_url.replace("http:", "https:"))
     for call in (lambda: store.open("k").__enter__(), lambda: store.head("k")):
         with pytest.raises(StoreUnavailable, match="does not speak TLS here") as caught:

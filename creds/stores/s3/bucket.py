@@ -33,7 +33,7 @@ _VALUE = re.compile(r"[\x20-\x7e\xa0-\xff]*")
 class Bucket:
     """What all verbs share; its arguments are those of :class:`creds.stores.s3.store.S3Store`.
 
-    After a fork the engines are made again: threads and sockets do not survive it.
+    After a fork both are made again: the sockets are the parent's.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
-"""The boto3 client: it takes nothing from the environment, and its connections know the verb they serve."""
+"""The live boto3 client, for what a store has no verb for: it takes nothing from the environment either."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import ssl
@@ -12,12 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3.session
 import botocore
-from botocore.awsrequest import (
-    AWSHTTPConnection,
-    AWSHTTPConnectionPool,
-    AWSHTTPSConnection,
-    AWSHTTPSConnectionPool,
-)
+from botocore.awsrequest import AWSHTTPSConnection, AWSHTTPSConnectionPool
 from botocore.config import Config
 from botocore.configprovider import ConstantProvider
 from botocore.credentials import CredentialResolver, Credentials, ReadOnlyCredentials
@@ -26,50 +20,14 @@ from botocore.session import Session
 
 from creds.store import S3, StoreOptions, Tls
 from creds.stores.s3 import headers, logs
-from creds.stores.wire import Wired
 
 if TYPE_CHECKING:
     from creds.keys import CredentialProvider
 
 _NAME = "artifact-creds"
-_BLOCK_BYTES = 2 << 20
 
 
-class _Known(Wired):
-    """A connection of boto3's."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # What is read of a body at once. botocore leaves 16 KiB, and cuts what is left of a MiB anew for each of them.
-        super().__init__(*args, **{**kwargs, "blocksize": _BLOCK_BYTES})
-
-    def request(self, *args: Any, **kwargs: Any) -> Any:
-        self.bind()
-        return super().request(*args, **kwargs)  # type: ignore[misc]  # as above
-
-
-class _Connection(_Known, AWSHTTPConnection):  # type: ignore[misc]  # botocore ships no types
-    pass
-
-
-class _TLSConnection(_Known, AWSHTTPSConnection):  # type: ignore[misc]  # as above
-    trusted: str | None = None
-    """Certificates trusted beside botocore's own, as PEM."""
-
-    def connect(self) -> None:
-        # botocore knows one bundle or another; urllib3 beneath it adds these to whichever it is.
-        self.ca_cert_data = self.trusted
-        super().connect()
-
-
-class _Pool(AWSHTTPConnectionPool):  # type: ignore[misc]  # as above
-    ConnectionCls = _Connection
-
-
-class _TLSPool(AWSHTTPSConnectionPool):  # type: ignore[misc]  # as above
-    ConnectionCls = _TLSConnection
-
-
-class _Live(Credentials):  # type: ignore[misc]  # as above
+class _Live(Credentials):  # type: ignore[misc]  # botocore ships no types
     """Keys that are asked for at every signature."""
 
     def __init__(self, provider: CredentialProvider) -> None:
@@ -175,11 +133,10 @@ def make_client(
     )
     client.meta.events.register("before-call.s3.HeadBucket", _ask_once)
     client.meta.events.register("before-sign.s3", functools.partial(_add_headers, options.s3))
-    # The one private name used: without it a stopped verb's threads would wait for the server, or the timeouts. With
-    # a botocore that lacks it they do.
-    with contextlib.suppress(AttributeError):
+    if options.tls.ca_pem is not None:
+        # The one private name used: botocore trusts its own bundle or another, and nothing public trusts both.
         pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001 - see above
-        pools.update(http=_Pool, https=_trusting(options.tls.ca_pem))
+        pools["https"] = _trusting(options.tls.ca_pem)
     return client
 
 
@@ -200,13 +157,15 @@ def _add_headers(s3: S3, request: Any, operation_name: str, signature_version: A
             request.headers[name] = value
 
 
-def _trusting(ca_pem: bytes | None) -> type[_TLSPool]:
-    """A pool of connections that trust ``ca_pem`` too."""
+def _trusting(ca_pem: bytes) -> type[AWSHTTPSConnectionPool]:
+    """A pool of connections that trust ``ca_pem`` beside whatever botocore does."""
 
-    class Connection(_TLSConnection):
-        trusted = None if ca_pem is None else ca_pem.decode("ascii")
+    class Connection(AWSHTTPSConnection):  # type: ignore[misc]  # botocore ships no types
+        def connect(self) -> None:
+            self.ca_cert_data = ca_pem.decode("ascii")
+            super().connect()
 
-    class Pool(_TLSPool):
+    class Pool(AWSHTTPSConnectionPool):  # type: ignore[misc]  # as above
         ConnectionCls = Connection
 
     return Pool

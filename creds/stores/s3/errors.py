@@ -1,4 +1,4 @@
-"""What an answer, or its absence, means: one table for both engines."""
+"""What an answer, or its absence, means."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from creds.errors import (
     StoreTimeout,
     StoreUnavailable,
     Unauthenticated,
-    bare,
 )
 from creds.stores.http1 import BadAnswer
 from creds.stores.s3.connections import UnknownHost, Unreached
@@ -87,6 +86,8 @@ _BY_CODE: Mapping[str, _Rule] = {
 }
 _BY_STATUS: Mapping[int, _Rule] = {
     301: _REGION,
+    302: _Rule(StoreError, hint=HINT_NOT_S3),
+    303: _Rule(StoreError, hint=HINT_NOT_S3),
     307: _THROTTLED,
     308: _REGION,
     401: _KEYS,
@@ -141,18 +142,20 @@ _NOT_S3 = _Rule(StoreError, said="an answer that is not S3's", hint=HINT_NOT_S3)
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9/+=._:-]{1,128}")
+_REGION_NAME = re.compile(r"[a-z0-9-]{1,40}")
 _SAID_CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _SAID_REQUEST_ID = re.compile(rb"<RequestId>([^<]*)</RequestId>")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an engine's exception says, stripped of everything that must not be printed."""
+    """What a server says, or that it does not, stripped of everything that must not be printed."""
 
     status: int | None = None
     code: str | None = None
     request_id: str | None = None
     retry_after_seconds: float | None = None
+    region: str | None = None  # the bucket's, where S3 tells it
     fault: _Rule = _NOT_S3  # what happened where there is no status
 
 
@@ -165,6 +168,7 @@ def of_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         code and code[1].decode("utf-8", "replace"),
         request_id[1].decode("utf-8", "replace") if request_id else headers.get("x-amz-request-id"),
         float(after) if after.isdecimal() else None,
+        headers.get("x-amz-bucket-region"),
     )
 
 
@@ -191,24 +195,6 @@ def _of_tls(error: Exception) -> _Rule:
     return _UNSHOWN if "alert" in text.lower() else _BROKEN
 
 
-class EngineError(Exception):
-    """Stands in a chain of causes for an engine's exception that quotes the server's answer.
-
-    A server may repeat what it was told, a session token as AWS does, and what is chained is printed with a traceback.
-    """
-
-
-def cause_of(error: Exception, answer: Answer) -> Exception:
-    """What an error made of ``answer`` may name as its cause: the engine's exception, unless it quotes the server.
-
-    Bare in any case: the engine's frames hold requests, and those their headers: tokens, a customer's key.
-    """
-    error = bare(error)
-    if answer.status is None and answer.fault is not _NOT_S3:
-        return error
-    return EngineError(f"{type(error).__module__}.{type(error).__qualname__}")
-
-
 def error_of(answer: Answer, op: str, where: str) -> StoreError:
     """The error that ``answer`` is. Of the server's own words only those that cannot say anything else are repeated."""
     code = answer.code if answer.code and _CODE.fullmatch(answer.code) else None
@@ -228,11 +214,17 @@ def error_of(answer: Answer, op: str, where: str) -> StoreError:
         http_status=answer.status,
         server_code=code,
         server_request_id=request_id,
-        hint=rule.hint,
+        hint=_hint_of(rule, answer),
         retryable=rule.retryable,
     )
     error.retry_after_seconds = answer.retry_after_seconds
     return error
+
+
+def _hint_of(rule: _Rule, answer: Answer) -> str | None:
+    if rule is _REGION and answer.region is not None and _REGION_NAME.fullmatch(answer.region):
+        return f"the bucket is in {answer.region}: set --region {answer.region}, or region in the credential"
+    return rule.hint
 
 
 def failed(kind: type[E], op: str, where: str, said: str, **more: Any) -> E:

@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
-from creds.errors import Cancelled
+from creds.errors import Cancelled, bare
 from creds.secret import Secret
 from creds.store import Buffer
 from creds.stores import http1
 from creds.stores.http1 import BadAnswer, Connection, Ended
-from creds.stores.s3.errors import cause_of, error_of, of_answer, of_failure
+from creds.stores.s3.errors import error_of, of_answer, of_failure
 from creds.stores.wire import Wire
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._wire.discard(connection)
-            connection.close()
+            connection.abort()
 
     def _refused(self, answer: http1.Answer) -> NoReturn:
         said = bytearray()
@@ -140,4 +140,4 @@ class Exchange:
         if self._wire.stopped:
             raise Cancelled(f"{self._verb.op} {self._verb.where}: closed while it was read") from None
         told = of_failure(error)
-        raise error_of(told, self._verb.op, self._verb.where) from cause_of(error, told)
+        raise error_of(told, self._verb.op, self._verb.where) from bare(error)

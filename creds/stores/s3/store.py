@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class S3Store:
-    """One bucket on one S3 server, as one identity. Making one does no I/O and loads no engine.
+    """One bucket on one S3 server, as one identity. Making one does no I/O.
 
     Args:
         bucket: its name.
@@ -36,7 +36,7 @@ class S3Store:
         options: timeouts, retries, the window and the size of parts.
         on_aws: the server is AWS itself, which holds conditions on writes (documented since 2024-11).
         addressing: ``path`` puts the bucket into the path, ``virtual`` into the host's name.
-        checksums: let boto3 send its default checksums, which many servers other than AWS refuse.
+        checksums: send a CRC32 of what is written, as AWS' own clients do; many other servers refuse it.
         guard: called once, before the first connection; what it raises is what the verb raises.
         addresses: gives the addresses that a name may be reached at, for reading; None takes what the system resolves.
         location: the masked ``s3://host/bucket`` that errors name.
@@ -87,7 +87,7 @@ class S3Store:
 
     @property
     def client(self) -> Any:
-        """The live boto3 client: it signs with this store's provider and shares its connections."""
+        """The live boto3 client: it signs with this store's provider."""
         return self._bucket.client
 
     @property
