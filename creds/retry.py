@@ -130,12 +130,11 @@ def run(
         ToolkitError: the last error, when it is not retryable or the caps are reached.
         Cancelled: ``cancel`` was set.
     """
-    pause = (cancel or Cancel()).wait
     while True:
         if cancel is not None:
             cancel.check()
         if (held := schedule.hold_seconds()) > 0:
-            pause(held)
+            (cancel or Cancel()).wait(held)
         try:
             return work()
         except ToolkitError as error:
@@ -143,4 +142,4 @@ def run(
                 refresh = None
                 continue
             wait = schedule.wait_seconds(error)
-        pause(wait)
+        (cancel or Cancel()).wait(wait)

@@ -96,7 +96,8 @@ class Part:
 
     def read(self) -> Buffer:
         """The next bytes; none at the end. What breaks goes on where it broke."""
-        return self._tried(self._read)
+        at_end = self.position == self.end and self._exchange is None
+        return b"" if at_end else self._tried(self._read)
 
     def _tried(self, work: Callable[[], T]) -> T:
         verb = self._reading.verb
