@@ -658,7 +658,7 @@ def test_a_session_that_ends_during_an_upload(issuer, brief):
         store.write(key, parts_of(2))
         sent = [line for line in proxy.requests if "partNumber" in line]
         assert len(set(sent)) == len(sent) == 32
-        assert (proxy.count(f"^POST /data/{key}.uploads "), proxy.count(f"^POST /data/{key}.uploadId")) == (1, 1)
+        assert (proxy.count(f"^POST /data/{key}.uploads= "), proxy.count(f"^POST /data/{key}.uploadId")) == (1, 1)
     stored = brief.client().get_object(Bucket=servers.SHARED_BUCKET, Key=key)["Body"]
     assert digest(iter(lambda: stored.read(MIB), b"")) == digest(parts_of(2))
 

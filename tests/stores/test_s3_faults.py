@@ -119,8 +119,9 @@ def test_cut_stream_resumes_at_its_byte(make: Callable[..., S3Store], direct: S3
     proxy.add(Fault(match="^GET", down_cut_bytes=3_300_000, times=2))
     retried: list[Retry] = []
     with make(part_bytes=64 << 20).open(ODD, on_retry=retried.append) as reading:
-        assert reading.pinned == "etag"
+        assert reading.pinned == "none"  # one response is of one generation
         assert hashlib.sha256(b"".join(reading)).digest() == hashlib.sha256(BIG).digest()
+        assert reading.pinned == "etag"
     assert [r.attempt for r in retried] == [1, 1]
     assert proxy.count("^GET") == 3
 

@@ -99,6 +99,8 @@ class Connections:
             PolicyError, StoreError: the server's address may not be reached, or is not known.
             Cancelled.
         """
+        if self._url.scheme == "https":
+            self._trusted()  # what is wrong with a certificate of ours is told before anything is sent
         hosts, port = apart(self._resolved, cancel)
         failure: OSError | None = None
         for host in hosts:

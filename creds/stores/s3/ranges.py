@@ -170,13 +170,14 @@ class Ranges(S3Reading):
         self._pending: deque[Part] = deque()  # in order, the one that is wanted first
         self._next: int | None = None  # where the next part to ask for begins; None where the first one has all
         self._ahead = verb.bucket.options.parallel_parts
+        self._responses = 0
         self._latency = math.inf  # the shortest wait for headers: what is longer is load, here or there
         self._far = False  # the last part's content came too fast to hide a latency like that
         self._stack.callback(self._end)
 
     @property
     def pinned(self) -> str:
-        if self._next is None:
+        if self._next is None and self._responses == 1:
             return "etag" if self._if_match is not None and self.meta.strong else "none"
         return "etag" if self.meta.strong else "weak"
 
@@ -320,6 +321,7 @@ class Ranges(S3Reading):
         condition = self._condition()
         if condition is not None:
             asked["if-match"] = condition
+        self._responses += 1
         part.keys = self.verb.bucket.keys(self.verb.cancel)
         return Exchange(self.verb, self._wire, self.verb.request("GetObject", "GET", keys=part.keys, asked=asked))
 
