@@ -430,21 +430,25 @@ class _Scalar(_Kind):
 def _untyped_text(value: Any, depth: int = 0) -> str:
     """As :func:`any_text`, by recursion for as many levels as documents have.
 
-    No deeper: at the interpreter's own limit whatever else runs just then, such as a finalizer, fails too.
+    No deeper: at the interpreter's own limit whatever else runs just then, such as a finalizer, fails too. Loops, since
+    a comprehension is a call of its own before Python 3.12.
     """
     kind = type(value)
     if write := _SCALARS.get(kind):
         return write(value)
-    if kind is dict and depth < _SHALLOW:
+    if depth < _SHALLOW:
         depth += 1
-        members = [
-            f"{quote(name)}:{quote(item) if type(item := value[name]) is str else _untyped_text(item, depth)}"
-            for name in sorted(value)
-        ]
-        return f"{{{','.join(members)}}}"
-    if kind is list and depth < _SHALLOW:
-        depth += 1
-        return f"[{','.join([_untyped_text(item, depth) for item in value])}]"
+        if kind is dict:
+            texts = []
+            for name in sorted(value):
+                item = value[name]
+                texts.append(f"{quote(name)}:{quote(item) if type(item) is str else _untyped_text(item, depth)}")
+            return f"{{{','.join(texts)}}}"
+        if kind is list:
+            texts = []
+            for item in value:
+                texts.append(quote(item) if type(item) is str else _untyped_text(item, depth))
+            return f"[{','.join(texts)}]"
     return any_text(value)
 
 
@@ -544,6 +548,9 @@ class _Untyped(_Kind):
 
     nil = True
     write = staticmethod(_untyped_text)
+
+    def code(self, value: str, write: str) -> str:
+        return f"(quote({value}) if {value}.__class__ is str else {write}({value}))"
 
     def schema(self) -> core_schema.CoreSchema:
         return core_schema.any_schema()
@@ -890,8 +897,9 @@ class Struct:
         """
         names = 0
         extra: dict[str, Any] = instance.__pydantic_extra__ or {}
-        instance.__pydantic_fields_set__.difference_update(extra)
+        given = instance.__pydantic_fields_set__
         for name, value in extra.items():
+            given.remove(name)
             if name not in self._unread:
                 if self.find(name) is not None or self.hint(name) is not None:
                     raise _GiveUp
