@@ -56,12 +56,11 @@ class Exchange:
 
     def _ask(self, head: Secret, body: Part | None, bodiless: bool) -> http1.Answer:
         while True:
-            connection = self._connections.take()
-            if connection is None:
-                connection = self._connections.open(self._wire, self._verb.cancel)
-            else:
+            self._connection = connection = self._connections.take()
+            if connection is not None:
                 self._wire.add(connection)
-            self._connection = connection
+            else:
+                self._connection = connection = self._connections.open(self._wire, self._verb.cancel)
             try:
                 return connection.ask(
                     head.get_secret_value().encode("latin-1"), () if body is None else body.pieces, bodiless=bodiless
