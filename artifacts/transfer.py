@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -333,15 +331,19 @@ class PartialFolder:
         Raises:
             DiskError: the folder stays where it was.
         """
-        aside = target.with_name(f".{target.name}.replaced-{secrets.token_hex(8)}")
+        aside = target.with_name(f".{target.name}.replaced-{os.urandom(8).hex()}")
         try:
-            if target.exists() and any(target.iterdir()):
+            replaces = target.exists() and any(target.iterdir())
+            if replaces:
                 target.rename(aside)
             self.path.rename(target)
         except OSError as error:
             raise DiskError.of("rename to", str(target), error) from error
         self.published = True
-        shutil.rmtree(aside, ignore_errors=True)
+        if replaces:
+            import shutil
+
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -351,7 +353,7 @@ def partial_folder(parent: Path, name: str) -> Iterator[PartialFolder]:
     Raises:
         DiskError: it cannot be made.
     """
-    path = parent / f".{name}.partial-{secrets.token_hex(8)}"
+    path = parent / f".{name}.partial-{os.urandom(8).hex()}"
     try:
         path.mkdir()
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -363,6 +365,8 @@ def partial_folder(parent: Path, name: str) -> Iterator[PartialFolder]:
     finally:
         os.close(descriptor)
         if not partial.published:
+            import shutil
+
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -375,6 +379,8 @@ def recover(parent: Path) -> None:
     Raises:
         DiskError: something cannot be moved or removed.
     """
+    import shutil
+
     try:
         for entry in list(os.scandir(parent)):
             match = _LEFTOVER.fullmatch(entry.name)

@@ -7,7 +7,6 @@ which are renewed while they are in use need no further word.
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import os
 import re
@@ -38,7 +37,6 @@ from creds.tokens import LiteralToken, TokenSource
 if TYPE_CHECKING:
     from creds.models import AWSCredential, Credentials, PlainCredential
 
-_LOG = logging.getLogger("creds")
 _HEADER_TEXT = re.compile(r"[!-~]+")
 _PROFILE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ANY_REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?")
@@ -211,7 +209,9 @@ class TokenCache(Generic[L]):
         try:
             self._renew()
         except ToolkitError as error:
-            _LOG.warning("a credential could not be renewed early, and is used until it ends: %s", error)
+            import logging
+
+            logging.getLogger("creds").warning("a credential could not be renewed early, and is used until it ends: %s", error)
 
     def _renew(self) -> None:
         begun = self._clock()

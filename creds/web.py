@@ -6,7 +6,6 @@ published keys. A redirect is never followed, since what is sent may be a token.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -26,8 +25,6 @@ LIMIT_BYTES = 1 << 20
 """An answer that is longer is none that was asked for."""
 
 T = TypeVar("T")
-
-_LOG = logging.getLogger("creds")
 
 
 class Answer(NamedTuple):
@@ -59,12 +56,13 @@ def ask(
         RefreshError: no answer, or none of use; retryable unless the server's certificate is not trusted.
         CredentialError: the client's certificate cannot be used.
     """
+    import logging
 
     def attempt() -> T:
         return read(_once(method, url, options, what, body, headers or {}))
 
     def tell(again: Retry) -> None:
-        _LOG.info("%s; trying again in %.1f s", again.error, again.wait_seconds)
+        logging.getLogger("creds").info("%s; trying again in %.1f s", again.error, again.wait_seconds)
 
     return retry.run(attempt, retry.Schedule("refresh", options.retries, on_retry=tell))
 

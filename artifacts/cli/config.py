@@ -8,7 +8,6 @@ which is loaded when there is one; here it becomes the entries, options and limi
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,6 +131,8 @@ def load(path: Path) -> Settings:
     Raises:
         ConfigError: the file is no TOML, or an entry is wrong; every problem with the path of its key.
     """
+    import tomllib
+
     from artifacts.cli import schema
 
     try:

@@ -8,13 +8,11 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from creds.store import MOST_CONNECTIONS, SSE
 
 if TYPE_CHECKING:
     from artifacts.audit import AuditFile
@@ -29,6 +27,37 @@ if TYPE_CHECKING:
     from creds.models import Credentials
     from creds.policy import Endpoint, Policy
     from creds.store import S3, StoreOptions
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Command(click.Command):
+    """A command that makes its options when it is called: of hundreds in all, those of one command are wanted.
+
+    Args:
+        options: as they would stand above the function.
+    """
+
+    def __init__(self, *args: Any, options: Sequence[Decorator] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._options = options
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if self._options:
+            whole = self.callback
+            for option in reversed(self._options):
+                whole = option(whole)
+            made = click.command(self.name)(whole)
+            self.params, self.callback, self._options = made.params, made.callback, ()
+        return super().get_params(ctx)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+    group_class = type
 
 
 class _Bytes(click.ParamType[int]):
@@ -136,6 +165,8 @@ def endpoints(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _network(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every connection; `_options` makes them one value."""
+    from creds.store import MOST_CONNECTIONS
+
     seconds = click.FloatRange(min=0, min_open=True)
     for option in (
         click.option(
@@ -181,6 +212,8 @@ def _network(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _s3(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that an S3 server is told beside the object; `_s3_of` makes them one value."""
+    from creds.store import SSE
+
     for option in (
         click.option(
             "--sse-c-key",
@@ -473,11 +506,13 @@ def _audit(session: Session, name: str | None) -> AuditFile | None:
 
 def _filled(file: Settings, options: Mapping[str, Any]) -> StoreOptions:
     """The options of the command line, with the file's where nothing was said."""
+    made = _options(**file.filled(options))
+    if not file.proxies:
+        return made
     from dataclasses import replace
     from urllib.request import getproxies_environment
 
-    made = _options(**file.filled(options))
-    return replace(made, proxies={**file.proxies, **getproxies_environment()}) if file.proxies else made
+    return replace(made, proxies={**file.proxies, **getproxies_environment()})
 
 
 def _options(
