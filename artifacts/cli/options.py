@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from artifacts.audit import AuditFile
     from artifacts.cli.config import Settings
     from artifacts.cli.configuring import Setting
@@ -406,6 +406,8 @@ def diagnosing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def journals(environ: Mapping[str, str]) -> Path:
     """Where uploads that can go on are remembered: $XDG_STATE_HOME/artifacts/uploads (~/.local/state)."""
+    from pathlib import Path
+
     state = environ.get("XDG_STATE_HOME", "")
     return (Path(state) if state.startswith("/") else Path.home() / ".local" / "state") / "artifacts" / "uploads"
 
@@ -584,6 +586,9 @@ def _s3_of(*, requester_pays: bool, sse: str | None, sse_kms_key_id: str | None,
 
 def _customers_key(name: str) -> bytes:
     """The bytes of a key file, never shown."""
+    import base64
+    from pathlib import Path
+
     try:
         with Path(name).open("rb") as file:
             content = file.read(100)
@@ -725,6 +730,8 @@ def read_credentials(name: str | None) -> Any:
     """A request's ``credentials`` object from a file, read as strictly as in a request."""
     if name is None:
         return None
+    from pathlib import Path
+
     from artifacts.errors import RequestError
     from artifacts.request import loads_credentials
 
