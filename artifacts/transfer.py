@@ -20,17 +20,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from artifacts.archive import formats
 from artifacts.archive.formats import in_thread
-from artifacts.archive.pack import Scan, pack
 from artifacts.archive.unpack import Unpacked, unpack, write_file
 from artifacts.digests import Digest, DigestedReading, computing
 from artifacts.errors import DiskError, IntegrityError
 from artifacts.limits import Budget
 from creds.errors import AccessDenied, ObjectChanged, ObjectNotFound
 from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, Store
+
+if TYPE_CHECKING:
+    from artifacts.archive.pack import Scan
 
 OnBytes = Callable[[int, int | None], None]
 """Called with the object's bytes so far and in all (None while unknown)."""
@@ -420,6 +422,8 @@ class Source:
 
 def folder_source(found: Scan, key: str) -> Source:
     """A folder as a reproducible tar, compressed as the key's extension says."""
+    from artifacts.archive.pack import pack
+
     compression = formats.compression_of_name(key)
     packed = pack(found)
     return Source(

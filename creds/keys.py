@@ -32,10 +32,10 @@ from creds.errors import (
 from creds.location import DEFAULT_REGION, Location, aws_host, is_aws_region, split_url
 from creds.secret import Secret
 from creds.store import StoreOptions
-from creds.tokens import LiteralToken, TokenSource
 
 if TYPE_CHECKING:
     from creds.models import AWSCredential, Credentials, PlainCredential
+    from creds.tokens import TokenSource
 
 _HEADER_TEXT = re.compile(r"[!-~]+")
 _PROFILE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -211,7 +211,9 @@ class TokenCache(Generic[L]):
         except ToolkitError as error:
             import logging
 
-            logging.getLogger("creds").warning("a credential could not be renewed early, and is used until it ends: %s", error)
+            logging.getLogger("creds").warning(
+                "a credential could not be renewed early, and is used until it ends: %s", error
+            )
 
     def _renew(self) -> None:
         begun = self._clock()
@@ -264,7 +266,7 @@ class Identity:
         }
 
 
-Exchange = Callable[[TokenSource], tuple[Identity, CredentialProvider]]
+Exchange = Callable[["TokenSource"], tuple[Identity, CredentialProvider]]
 """Turns the tokens of a source into keys for one endpoint."""
 
 
@@ -518,6 +520,8 @@ def identify(
     """
     kind_of(credentials)
     if credentials is not None and credentials.jwt is not None:
+        from creds.tokens import LiteralToken
+
         return _exchanged(LiteralToken(credentials.jwt.token), exchange)
     if credentials is not None and credentials.plain is not None:
         return _plain(credentials.plain)

@@ -40,11 +40,11 @@ from creds.location import Location, address_of, aws_host, aws_url, quoted, spli
 from creds.policy import Decision, Endpoint, Policy, Verdict
 from creds.secret import Secret
 from creds.store import Store, StoreOptions, Tls
-from creds.tokens import LiteralToken, TokenSource, name_of, read, shown, taken
 
 if TYPE_CHECKING:
     from creds.models import Credentials, PlainCredential
     from creds.sts import AssumeRole
+    from creds.tokens import TokenSource
 
 _ADDRESSING = ("auto", "path", "virtual")
 _CHECKSUMS = ("auto", "always", "never")
@@ -361,6 +361,8 @@ def _web(resolved: Resolved, credentials: Credentials | None) -> Resolved:
     if kind == "jwt":
         assert credentials is not None
         assert credentials.jwt is not None
+        from creds.tokens import LiteralToken
+
         source = LiteralToken(credentials.jwt.token)
     elif kind is None and token is not None:
         source = token
@@ -403,6 +405,8 @@ def _login(resolved: Resolved, credentials: Credentials | None) -> Resolved:
 
 def _bearer(resolved: Resolved, source: TokenSource) -> Resolved:
     """``resolved`` with a token that is read, and looked at, anew for each request. Reads it now."""
+    from creds.tokens import LiteralToken, name_of, read, taken
+
     server, what, literal = _server(resolved), name_of(source), isinstance(source, LiteralToken)
     claims = read(taken(source), what, literal=literal)
     if not (literal or resolved.own):
@@ -435,6 +439,7 @@ def _server(resolved: Resolved) -> str:
 def _web_identity(resolved: Resolved, source: TokenSource) -> tuple[Identity, CredentialProvider]:
     """Who the token of ``source`` speaks for, and keys for it, if it may be sent at all. Reads the token now."""
     from creds.sts import WebIdentity
+    from creds.tokens import LiteralToken, name_of, read, shown, taken
 
     policy, sts, server = resolved.policy, resolved.options.sts, _server(resolved)
     literal = isinstance(source, LiteralToken)

@@ -19,7 +19,6 @@ from artifacts.archive.formats import (
 )
 from artifacts.archive.tree import Stream, Tree, shown
 from artifacts.archive.untar import BLOCK_BYTES, checksum_holds, untar
-from artifacts.archive.unzip import unzip
 from artifacts.errors import UnsafeMember, UnsupportedArchive
 from artifacts.limits import Budget
 from artifacts.text import printable
@@ -139,6 +138,8 @@ def _unpack(stream: Stream, tree: Tree, name: str) -> str:
     if compression is None:
         if head.startswith(_ZIP_MAGIC) and not first_member:
             with tree.spool(stream) as file:
+                from artifacts.archive.unzip import unzip
+
                 unzip(file, tree)
             return "zip"
         if not _is_tar(stream, name):

@@ -44,7 +44,7 @@ class Command(click.Command):
         self._options = options
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        if self._options:
+        if self._options and self.callback is not None:
             whole = self.callback
             for option in reversed(self._options):
                 whole = option(whole)
@@ -540,12 +540,16 @@ def _options(
 ) -> StoreOptions:
     """How stores talk, with the library's defaults where the command line says nothing."""
     from creds.store import Rate, Retries, Ssh, StoreOptions, Sts, Tls
-    from creds.tokens import TokenFile
 
     if client_key is not None and client_cert is None:
         raise click.UsageError("--client-key goes with --client-cert")
     if max_rate == 0:
         raise click.UsageError("--max-rate 0 moves nothing")
+    token = None
+    if token_file is not None:
+        from creds.tokens import TokenFile
+
+        token = TokenFile(token_file)
     defaults, usual = StoreOptions(), Retries()
     return StoreOptions(
         ambient=ambient,
@@ -554,7 +558,7 @@ def _options(
         tls=Tls(ca_pem=_pem(ca), client_cert=client_cert, client_key=client_key),
         sts=Sts(
             role_arn=role_arn,
-            token=None if token_file is None else TokenFile(token_file),
+            token=token,
             duration_seconds=duration_seconds,
         ),
         s3=_s3_of(**s3),

@@ -278,7 +278,8 @@ class Session:
             return
         from artifacts.cli.log import logging_to
 
-        with logging_to(self.log_file, self.warn, terminal=self.verbosity >= 2) as self._log:
+        with logging_to(self.log_file, self.warn, terminal=self.verbosity >= 2) as log:
+            self._log = log
             try:
                 yield
             finally:
