@@ -26,6 +26,7 @@ else:
 
 def _value(cls: type, *, kw_only: bool) -> Any:
     written = {name for name, value in vars(cls).items() if value is not None}  # __eq__ alone makes __hash__ None
+    cls.__doc__ = cls.__doc__ or cls.__name__  # else dataclasses writes one, from a signature that is slow to inspect
     made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
     fields = dataclasses.fields(made)
     equal = _reader(field for field in fields if field.compare)
