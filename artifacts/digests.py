@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import string
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, Self
 
 from artifacts.errors import IntegrityError
 from creds.store import Buffer, ObjectMeta
+from creds.values import dataclass
+
+_HEX = frozenset("0123456789abcdefABCDEF")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Digest:
     def parse(cls, text: str) -> Self | None:
         """A digest from an artifact's ``hash``: 64 hex digits are sha256, 32 are md5; None for anything else."""
         algorithm = {64: "sha256", 32: "md5"}.get(len(text))
-        if algorithm is None or not set(text) <= set(string.hexdigits):
+        if algorithm is None or not set(text) <= _HEX:
             return None
         return cls(algorithm=algorithm, hexdigest=text.lower())
 

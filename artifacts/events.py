@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import secrets
+import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from creds.errors import ToolkitError
 from creds.store import OnRetry
+from creds.values import dataclass
 
 if TYPE_CHECKING:
     from creds.resolve import Resolved
@@ -141,6 +141,8 @@ class Receipt:
 
     def to_json(self) -> str:
         """The receipt as one line of JSON, keys in the documented order."""
+        import json  # not before somebody asks for it
+
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         line = {"v": 1, "type": "receipt", "time": utc(self.time), "run": self.run, "experiment": self.experiment}
         line.update((name, values[name]) for name in values if name not in line)
@@ -221,5 +223,5 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 def run_id() -> str:
     """A new name for a run: a ULID, which sorts by time."""
-    number = int(time.time() * 1000) << 80 | secrets.randbits(80)
+    number = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10))
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))

@@ -805,11 +805,14 @@ class Struct:
         self.meant: Mapping[str, str] = {}
         self.hint = lru_cache(256)(self._hint)
         # Zero values by attribute, in order. What is mutable is made anew for every instance.
-        self._zeros = {field.attr: field.info.get_default(call_default_factory=True) for field in self.fields}
         self._fresh = {
             field.attr: field.kind.struct.zero
             for field in self.fields
             if type(field.kind) is _Struct and not field.kind.struct.shared
+        }
+        self._zeros = {
+            field.attr: None if field.attr in self._fresh else field.info.get_default(call_default_factory=True)
+            for field in self.fields
         }
         self.shared = self.zero() if model.model_config.get("frozen") else None
         self._unread: set[str] = set()

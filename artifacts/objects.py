@@ -11,27 +11,26 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from stat import S_ISDIR
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from artifacts import transfer
-from artifacts.archive.pack import scan
-from artifacts.cache import BlobCache
-from artifacts.digests import Digest
 from artifacts.errors import DiskError, FolderError, RequestError
 from artifacts.events import OnEvent, Receipt, Report, Started, error_facts, resolved_facts
 from artifacts.limits import FREE_SPACE, Budget, free_bytes
-from artifacts.locks import HostSlots
 from artifacts.scratch import Scratch
 from creds.errors import LocationError, ObjectChanged, ObjectNotFound, ToolkitError
 from creds.location import Location
 from creds.policy import Policy
 from creds.resolve import Resolved, resolve
 from creds.store import Buffer, Cancel, ObjectMeta, Reading, Store, StoreOptions
+from creds.values import dataclass
 
 if TYPE_CHECKING:
+    from artifacts.cache import BlobCache
+    from artifacts.locks import HostSlots
     from creds.models import Credentials
 
 
@@ -250,8 +249,12 @@ def get(
 
 def _promised(sha256: str | None, if_match: str | None) -> dict[str, Any]:
     """What a transfer holds the object to."""
-    expect = None if sha256 is None else Digest.parse(sha256)
-    if sha256 is not None and (expect is None or expect.algorithm != "sha256"):
+    if sha256 is None:
+        return {"expect": None, "if_match": quoted_etag(if_match)}
+    from artifacts.digests import Digest
+
+    expect = Digest.parse(sha256)
+    if expect is None or expect.algorithm != "sha256":
         raise RequestError("the sha256 to compare with has not 64 hex digits")
     return {"expect": expect, "if_match": quoted_etag(if_match)}
 
@@ -558,6 +561,8 @@ def local_source(path: Path, key: str) -> Iterator[transfer.Source]:
         raise DiskError.of("read", str(path), error) from error
     try:
         if S_ISDIR(os.fstat(descriptor).st_mode):
+            from artifacts.archive.pack import scan
+
             yield transfer.folder_source(scan(descriptor), key)
         else:
             yield transfer.file_source(descriptor, str(path))

@@ -23,6 +23,8 @@ from creds.secret import Secret
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Uint64 = Annotated[int, Field(ge=0, lt=2**64)]
 
+_NO_CREDENTIALS: Final = Credentials.model_construct()  # a call would build validators that reading does without
+
 
 class _Document(BaseModel):  # noqa: PLW1641  mutable, so not hashable
     """Mutable, built by attribute or wire name, refuses names it does not know, prints no value it cannot vouch for."""
@@ -58,7 +60,7 @@ class Database(_Document):
     storage_bucket: Annotated[str, Field(alias="storageBucket")] = ""
     type: str = ""
     use_email_auth: bool = False
-    credentials: Credentials = Credentials()
+    credentials: Credentials = _NO_CREDENTIALS
 
 
 class RunnerCustom(_Document):
@@ -151,7 +153,7 @@ class Artifact(_Document):
     mutable: bool = False
     unpack: bool = False
     qualified: str = ""
-    credentials: Credentials = Credentials()
+    credentials: Credentials = _NO_CREDENTIALS
     save_frequency: Annotated[float | None, Field(alias="saveFrequency")] = None
     url: str | None = None
 

@@ -10,8 +10,6 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
-import shutil
 from types import TracebackType
 from typing import Final, Self
 
@@ -42,7 +40,7 @@ class Scratch:
     def __enter__(self) -> Self:
         self._sweep()
         while True:
-            self.name = f".artifacts-partial-{secrets.token_hex(8)}"
+            self.name = f".artifacts-partial-{os.urandom(8).hex()}"
             os.mkdir(self.name, 0o700, dir_fd=self._root)
             try:
                 self.descriptor = os.open(self.name, OPEN_FOLDER, dir_fd=self._root)
@@ -81,4 +79,9 @@ class Scratch:
                     os.close(left)
 
     def _remove(self, name: str) -> None:
+        with contextlib.suppress(OSError):  # mostly what was in it has been put into its place
+            os.rmdir(name, dir_fd=self._root)
+            return
+        import shutil
+
         shutil.rmtree(name, ignore_errors=True, dir_fd=self._root)

@@ -14,25 +14,25 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from artifacts.archive import formats
 from artifacts.archive.formats import in_thread
-from artifacts.archive.pack import Scan, pack
 from artifacts.archive.unpack import Unpacked, unpack, write_file
 from artifacts.digests import Digest, DigestedReading, computing
 from artifacts.errors import DiskError, IntegrityError
 from artifacts.limits import Budget
 from creds.errors import AccessDenied, ObjectChanged, ObjectNotFound
 from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, Store
+from creds.values import dataclass
+
+if TYPE_CHECKING:
+    from artifacts.archive.pack import Scan
 
 OnBytes = Callable[[int, int | None], None]
 """Called with the object's bytes so far and in all (None while unknown)."""
@@ -333,15 +333,19 @@ class PartialFolder:
         Raises:
             DiskError: the folder stays where it was.
         """
-        aside = target.with_name(f".{target.name}.replaced-{secrets.token_hex(8)}")
+        aside = target.with_name(f".{target.name}.replaced-{os.urandom(8).hex()}")
         try:
-            if target.exists() and any(target.iterdir()):
+            replaces = target.exists() and any(target.iterdir())
+            if replaces:
                 target.rename(aside)
             self.path.rename(target)
         except OSError as error:
             raise DiskError.of("rename to", str(target), error) from error
         self.published = True
-        shutil.rmtree(aside, ignore_errors=True)
+        if replaces:
+            import shutil
+
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -351,7 +355,7 @@ def partial_folder(parent: Path, name: str) -> Iterator[PartialFolder]:
     Raises:
         DiskError: it cannot be made.
     """
-    path = parent / f".{name}.partial-{secrets.token_hex(8)}"
+    path = parent / f".{name}.partial-{os.urandom(8).hex()}"
     try:
         path.mkdir()
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -363,6 +367,8 @@ def partial_folder(parent: Path, name: str) -> Iterator[PartialFolder]:
     finally:
         os.close(descriptor)
         if not partial.published:
+            import shutil
+
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -375,6 +381,8 @@ def recover(parent: Path) -> None:
     Raises:
         DiskError: something cannot be moved or removed.
     """
+    import shutil
+
     try:
         for entry in list(os.scandir(parent)):
             match = _LEFTOVER.fullmatch(entry.name)
@@ -414,6 +422,8 @@ class Source:
 
 def folder_source(found: Scan, key: str) -> Source:
     """A folder as a reproducible tar, compressed as the key's extension says."""
+    from artifacts.archive.pack import pack
+
     compression = formats.compression_of_name(key)
     packed = pack(found)
     return Source(

@@ -7,14 +7,13 @@ which are renewed while they are in use need no further word.
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
@@ -33,12 +32,12 @@ from creds.errors import (
 from creds.location import DEFAULT_REGION, Location, aws_host, is_aws_region, split_url
 from creds.secret import Secret
 from creds.store import StoreOptions
-from creds.tokens import LiteralToken, TokenSource
+from creds.values import dataclass
 
 if TYPE_CHECKING:
     from creds.models import AWSCredential, Credentials, PlainCredential
+    from creds.tokens import TokenSource
 
-_LOG = logging.getLogger("creds")
 _HEADER_TEXT = re.compile(r"[!-~]+")
 _PROFILE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ANY_REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?")
@@ -211,7 +210,11 @@ class TokenCache(Generic[L]):
         try:
             self._renew()
         except ToolkitError as error:
-            _LOG.warning("a credential could not be renewed early, and is used until it ends: %s", error)
+            import logging
+
+            logging.getLogger("creds").warning(
+                "a credential could not be renewed early, and is used until it ends: %s", error
+            )
 
     def _renew(self) -> None:
         begun = self._clock()
@@ -264,7 +267,7 @@ class Identity:
         }
 
 
-Exchange = Callable[[TokenSource], tuple[Identity, CredentialProvider]]
+Exchange = Callable[["TokenSource"], tuple[Identity, CredentialProvider]]
 """Turns the tokens of a source into keys for one endpoint."""
 
 
@@ -518,6 +521,8 @@ def identify(
     """
     kind_of(credentials)
     if credentials is not None and credentials.jwt is not None:
+        from creds.tokens import LiteralToken
+
         return _exchanged(LiteralToken(credentials.jwt.token), exchange)
     if credentials is not None and credentials.plain is not None:
         return _plain(credentials.plain)

@@ -16,7 +16,8 @@ from creds.secret import Secret
 class _Credential(BaseModel):  # noqa: PLW1641  pydantic makes the hash of a frozen model
     """Frozen, refuses names it does not know, and keeps values out of validation errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # Reading a request builds none of pydantic's validators, and so does not wait for them.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
     def __eq__(self, other: object) -> bool:
         # As pydantic has it, but that no unknown fields and none at all are the same.

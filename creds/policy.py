@@ -8,12 +8,10 @@ a store's first connection.
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
-import shlex
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Self
 
 from creds.endpoint import AWS, check_pattern, matches
@@ -32,6 +30,7 @@ from creds.location import (
     split_server,
     split_url,
 )
+from creds.values import dataclass
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[..., Iterable[tuple[Any, ...]]]
@@ -376,6 +375,8 @@ class Policy:
                     key="/".join(parts[len(above) :]) + end,
                 )
         folder = "/" + "/".join(parts[:-1])
+        import shlex
+
         value = shlex.quote(folder) if folder.isprintable() else quoted(folder)
         return _refused(location, "file", "a file outside every file root", f"add --file-root {value}")
 
@@ -415,6 +416,8 @@ class Policy:
         name = _lending_name(endpoint_url)
         ways = [f"add --lend-to {name}"]
         if key is not None:
+            import json
+
             ways.append(f"write {key} into [endpoint.{name if name == AWS else json.dumps(name)}] of {_CONFIG}")
         if iss is not None:
             ways.append("name the issuer, and the endpoint, in the issuer table")

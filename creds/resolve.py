@@ -8,11 +8,10 @@ it. Engines are imported when a store is opened.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from creds.errors import (
@@ -41,11 +40,12 @@ from creds.location import Location, address_of, aws_host, aws_url, quoted, spli
 from creds.policy import Decision, Endpoint, Policy, Verdict
 from creds.secret import Secret
 from creds.store import Store, StoreOptions, Tls
-from creds.sts import AssumeRole, WebIdentity, sts_url
-from creds.tokens import LiteralToken, TokenSource, name_of, read, shown, taken
+from creds.values import dataclass
 
 if TYPE_CHECKING:
     from creds.models import Credentials, PlainCredential
+    from creds.sts import AssumeRole
+    from creds.tokens import TokenSource
 
 _ADDRESSING = ("auto", "path", "virtual")
 _CHECKSUMS = ("auto", "always", "never")
@@ -348,6 +348,8 @@ def _check_chain(resolved: Resolved, keys: ChainKeys) -> None:
         what = "the keys of this machine's AWS setup"
         if keys.profile is not None:
             what = f"the keys of the profile {keys.profile!r}"
+        import json
+
         key = "ambient = true" if keys.profile is None else f"profile = {json.dumps(keys.profile)}"
         resolved.policy.check_lent(what, _server(resolved), key=key)
 
@@ -360,6 +362,8 @@ def _web(resolved: Resolved, credentials: Credentials | None) -> Resolved:
     if kind == "jwt":
         assert credentials is not None
         assert credentials.jwt is not None
+        from creds.tokens import LiteralToken
+
         source = LiteralToken(credentials.jwt.token)
     elif kind is None and token is not None:
         source = token
@@ -402,6 +406,8 @@ def _login(resolved: Resolved, credentials: Credentials | None) -> Resolved:
 
 def _bearer(resolved: Resolved, source: TokenSource) -> Resolved:
     """``resolved`` with a token that is read, and looked at, anew for each request. Reads it now."""
+    from creds.tokens import LiteralToken, name_of, read, taken
+
     server, what, literal = _server(resolved), name_of(source), isinstance(source, LiteralToken)
     claims = read(taken(source), what, literal=literal)
     if not (literal or resolved.own):
@@ -433,6 +439,9 @@ def _server(resolved: Resolved) -> str:
 
 def _web_identity(resolved: Resolved, source: TokenSource) -> tuple[Identity, CredentialProvider]:
     """Who the token of ``source`` speaks for, and keys for it, if it may be sent at all. Reads the token now."""
+    from creds.sts import WebIdentity
+    from creds.tokens import LiteralToken, name_of, read, shown, taken
+
     policy, sts, server = resolved.policy, resolved.options.sts, _server(resolved)
     literal = isinstance(source, LiteralToken)
     claims = read(taken(source), name_of(source), literal=literal)
@@ -476,6 +485,8 @@ def _sts(resolved: Resolved, own: str | None) -> tuple[str, StoreOptions, Callab
         endpoint = Endpoint.parse(own)
         verdict = replace(verdict, endpoint_url=endpoint.url, endpoint=endpoint)
     elif resolved.on_aws:
+        from creds.sts import sts_url
+
         verdict = replace(verdict, endpoint_url=sts_url(resolved.region), endpoint=None)
     assert verdict.endpoint_url is not None
     options = replace(resolved.options, tls=_trusted(resolved, verdict.endpoint_url))
@@ -502,6 +513,8 @@ def _role(resolved: Resolved) -> CredentialProvider | None:
 
 def _taker(resolved: Resolved, role_arn: str | None) -> AssumeRole:
     """What makes keys of the credential's own: the role's, or without one a session's."""
+    from creds.sts import AssumeRole
+
     assert resolved.provider is not None
     url, options, guard = _sts(resolved, resolved.options.sts.endpoint_url)
     return AssumeRole(

@@ -7,8 +7,6 @@ the receiver checks the signature. With a :class:`Verifier` it is checked here a
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import os
 import re
@@ -16,13 +14,14 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any
 
 from creds.errors import CredentialError, CredsError, MissingCredential, RefreshError, ToolkitError
 from creds.secret import Secret
 from creds.store import StoreOptions
+from creds.values import dataclass
 from creds.web import Answer, ask
 
 LEEWAY_SECONDS = 60.0
@@ -34,7 +33,6 @@ MAX_CHARS = 20_000
 FRESH_SECONDS = 300.0
 """How long an issuer's published keys are used before they are asked for again."""
 
-_LOG = logging.getLogger("creds")
 _PARTS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
@@ -345,6 +343,8 @@ class Verifier:
             if self._known is None or self.clock() - self._asked >= FRESH_SECONDS:
                 return self._ask(keep=self._known is not None)
         elif self._known is None:
+            import json
+
             self._known = _key_set(json.dumps(dict(self.keys)).encode(), "the key set")
         return self._known
 
@@ -357,7 +357,9 @@ class Verifier:
         except CredsError as error:
             if not keep or self._known is None:
                 raise
-            _LOG.warning("%s; the keys from before serve on", error)
+            import logging
+
+            logging.getLogger("creds").warning("%s; the keys from before serve on", error)
         return self._known
 
 

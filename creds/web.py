@@ -6,7 +6,7 @@ published keys. A redirect is never followed, since what is sent may be a token.
 
 from __future__ import annotations
 
-import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -26,8 +26,6 @@ LIMIT_BYTES = 1 << 20
 """An answer that is longer is none that was asked for."""
 
 T = TypeVar("T")
-
-_LOG = logging.getLogger("creds")
 
 
 class Answer(NamedTuple):
@@ -59,12 +57,13 @@ def ask(
         RefreshError: no answer, or none of use; retryable unless the server's certificate is not trusted.
         CredentialError: the client's certificate cannot be used.
     """
+    import logging
 
     def attempt() -> T:
         return read(_once(method, url, options, what, body, headers or {}))
 
     def tell(again: Retry) -> None:
-        _LOG.info("%s; trying again in %.1f s", again.error, again.wait_seconds)
+        logging.getLogger("creds").info("%s; trying again in %.1f s", again.error, again.wait_seconds)
 
     return retry.run(attempt, retry.Schedule("refresh", options.retries, on_retry=tell))
 
@@ -159,17 +158,31 @@ class Proxy(NamedTuple):
         return f"Proxy({self.url!r})"
 
 
+def proxies(options: StoreOptions) -> dict[str, str]:
+    """The proxies by scheme, and ``no``: those of ``options``, else of the environment."""
+    if options.proxies is not None:
+        return dict(options.proxies)
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return {}
+    from urllib.request import getproxies_environment  # slow to load, and most often there is no proxy
+
+    return getproxies_environment()
+
+
 def proxy_of(url: str, options: StoreOptions) -> Proxy | None:
     """The proxy that leads to ``url``'s server, or None: that of ``options``, else of the environment."""
-    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # one is unknown to typeshed
-
     tls, host, port = split_url(url)
-    proxies = getproxies_environment() if options.proxies is None else dict(options.proxies)
-    text = proxies.get("https" if tls else "http")
-    if not text or proxy_bypass_environment(f"{host}:{port}", proxies):
+    found = proxies(options)
+    text = found.get("https" if tls else "http")
+    if not text:
         return None
 
-    import urllib3  # slow to load, and most often there is no proxy
+    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # unknown to typeshed
+
+    import urllib3
+
+    if proxy_bypass_environment(f"{host}:{port}", found):
+        return None
 
     parts = urllib3.util.parse_url(text if "://" in text else f"http://{text}")
     headers = urllib3.make_headers(proxy_basic_auth=parts.auth) if parts.auth else {}

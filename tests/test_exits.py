@@ -11,8 +11,8 @@ import pytest
 import artifacts.errors
 import creds.errors
 from artifacts.cli import exits
+from artifacts.cli.config import ConfigError
 from artifacts.cli.demo import DemoError
-from artifacts.cli.session import ConfigError
 from artifacts.errors import (
     ArchiveError,
     ArtifactsError,

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 # What each part may import of this project, by prefix; its own files always.
 ALLOWED = {
+    "creds/values.py": (),
     "creds/errors.py": (),
     "creds/store.py": ("creds.errors",),
     "creds/secret.py": ("creds.errors",),
@@ -73,7 +74,7 @@ ALLOWED = {
         "creds.errors",
     ),
 }
-PUBLIC_OF_CREDS = "creds.doctor creds.endpoint creds.tokens creds.errors creds.keys creds.location creds.models creds.policy creds.resolve creds.secret creds.store".split()
+PUBLIC_OF_CREDS = "creds.values creds.doctor creds.endpoint creds.tokens creds.errors creds.keys creds.location creds.models creds.policy creds.resolve creds.secret creds.store".split()
 
 
 def imports(path: Path) -> set[str]:
@@ -118,7 +119,7 @@ def test_artifacts_uses_public_names_of_creds(path):
 def test_imports_point_down(path, allowed):
     """Each module imports only what is below it."""
     own = ".".join(path.relative_to(ROOT).parent.parts) if path.parent.name not in ("creds", "artifacts") else "-"
-    assert {name for name in imports(path) if not name.startswith((*allowed, own))} == set()
+    assert {name for name in imports(path) if not name.startswith((*allowed, own, "creds.values"))} == set()
 
 
 def loaded(code: str) -> set[str]:
@@ -161,3 +162,28 @@ def test_an_object_without_a_credential_needs_no_pydantic():
     """Reaching one object as nobody in particular waits for neither pydantic nor boto3."""
     code = "from artifacts.objects import Access\nAccess().resolve('s3+http://127.0.0.1:1/bucket/key').open().close()"
     assert loaded(code) & {"boto3", "botocore", "pydantic"} == set()
+
+
+def test_a_get_waits_for_nothing_it_does_not_use(tmp_path):
+    """Without a configuration file, a terminal, a log or a token, none of what reads, draws, writes or checks these."""
+    (tmp_path / "from").write_text("x")
+    code = (
+        "import os\nfrom artifacts.cli.main import cli\n"
+        "os.environ.pop('ARTIFACTS_CONFIG', None)\nos.environ['XDG_CONFIG_HOME'] = '/nonexistent'\n"
+        f"try: cli(['get', '-q', 'file://{tmp_path}/from', '{tmp_path}/to'], standalone_mode=False)\n"
+        "except SystemExit as ended: assert not ended.code, ended.code"
+    )
+    unused = {"asyncio", "http", "jwt", "logging", "random", "secrets", "tempfile", "tomllib", "traceback", "xml"}
+    assert loaded(code) & (HEAVY | unused) - {"isal", "zstandard"} == set()
+    assert (tmp_path / "to").read_text() == "x"
+
+
+def test_reading_a_request_builds_no_validators():
+    """Pydantic's validators of the models, and whatever it looks for to build them, are no part of reading."""
+    code = (
+        'import artifacts, sys\nartifacts.loads(b\'{"experiment":{"artifacts":{"a":{"qualified":"s3://b/k"}}}}\')\n'
+        "from artifacts.request import Artifact\nfrom creds.models import Credentials\n"
+        "assert not Artifact.__pydantic_complete__\nassert not Credentials.__pydantic_complete__\n"
+        "assert 'pydantic.plugin._loader' not in sys.modules"
+    )
+    assert "pydantic" in loaded(code)

@@ -24,7 +24,6 @@ import tlsfront
 import webservers
 
 from artifacts.cli.main import cli
-from artifacts.cli.session import LOGGER
 
 WRONG = "planted/Wrong+Secret=9 %"
 WRONG_WORD = "planted-wrong-secret-0987654321"  # where neither space nor slash may be
@@ -356,7 +355,8 @@ def talk(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    before = LOGGER.level, LOGGER.propagate
+    log = logging.getLogger("artifacts")
+    before = log.level, log.propagate
 
     def run(*words: str) -> tuple[int, str]:
         caplog.clear()
@@ -366,8 +366,8 @@ def talk(
         return int(ended.value.code or 0), said.out + said.err + caplog.text
 
     yield run
-    LOGGER.setLevel(before[0])
-    LOGGER.propagate = before[1]
+    log.setLevel(before[0])
+    log.propagate = before[1]
 
 
 def write_inputs(way: Way, folder: Path) -> set[Path]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -200,7 +199,7 @@ class Tree:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                     raise
                 # This file system has no unnamed files: one whose name is gone at once does the same.
-                name = f".zip-{secrets.token_hex(8)}"
+                name = f".zip-{os.urandom(8).hex()}"
                 descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._into)
                 os.unlink(name, dir_fd=self._into)
         except OSError as error:

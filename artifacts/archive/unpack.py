@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from artifacts.archive.formats import (
@@ -19,11 +19,11 @@ from artifacts.archive.formats import (
 )
 from artifacts.archive.tree import Stream, Tree, shown
 from artifacts.archive.untar import BLOCK_BYTES, checksum_holds, untar
-from artifacts.archive.unzip import unzip
 from artifacts.errors import UnsafeMember, UnsupportedArchive
 from artifacts.limits import Budget
 from artifacts.text import printable
 from creds.store import Buffer
+from creds.values import dataclass
 
 _RECORD_BYTES: Final = 20 * BLOCK_BYTES
 
@@ -139,6 +139,8 @@ def _unpack(stream: Stream, tree: Tree, name: str) -> str:
     if compression is None:
         if head.startswith(_ZIP_MAGIC) and not first_member:
             with tree.spool(stream) as file:
+                from artifacts.archive.unzip import unzip
+
                 unzip(file, tree)
             return "zip"
         if not _is_tar(stream, name):

@@ -8,9 +8,8 @@ which is loaded when there is one; here it becomes the entries, options and limi
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from artifacts.errors import RequestError
 from creds.endpoint import AWS, Endpoint, Issuer, Lent
 from creds.errors import ToolkitError
 from creds.store import Ssh, Sts, Tls
+from creds.values import dataclass
 
 if TYPE_CHECKING:
     from artifacts.cli.schema import Document, EndpointTable
@@ -132,6 +132,8 @@ def load(path: Path) -> Settings:
     Raises:
         ConfigError: the file is no TOML, or an entry is wrong; every problem with the path of its key.
     """
+    import tomllib
+
     from artifacts.cli import schema
 
     try:

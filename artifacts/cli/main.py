@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 def start() -> NoReturn:
     """Do what the command line says, and end the process."""
     _open_closed_streams()
-    # Nothing here makes cycles by the thousand, and a quarter of the SDK's start would be spent looking for them.
-    gc.set_threshold(100_000, 20, 100)
     code = _command_line()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -66,7 +63,7 @@ def _command_line() -> int:
         return exits.NODE
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=options.Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="artifact-creds")
 def cli() -> None:
     """Stage the artifacts of a StudioML experiment request, run it, and return its results.
@@ -77,14 +74,17 @@ def cli() -> None:
     """
 
 
-@cli.command()
-@options.request
-@options.into
-@options.fresh
-@options.start_empty
-@options.fetching
-@options.staging
-@options.common
+@cli.command(
+    options=(
+        options.request,
+        options.into,
+        options.fresh,
+        options.start_empty,
+        options.fetching,
+        options.staging,
+        options.common,
+    )
+)
 def stage(session: Session, request: str, into: str, *, fresh: bool, start_empty: tuple[str, ...], **rest: Any) -> None:
     """Fetch every artifact to DIR/<label>/.
 
@@ -95,26 +95,35 @@ def stage(session: Session, request: str, into: str, *, fresh: bool, start_empty
     session.results(receipts)
 
 
-@cli.command()
-@options.request
-@click.option("--from", "folder", required=True, metavar="DIR", type=click.Path(file_okay=False), help="Where it is.")
-@options.staging
-@options.common
+@cli.command(
+    options=(
+        options.request,
+        click.option(
+            "--from", "folder", required=True, metavar="DIR", type=click.Path(file_okay=False), help="Where it is."
+        ),
+        options.staging,
+        options.common,
+    )
+)
 def upload(session: Session, request: str, folder: str, **rest: Any) -> None:
     """Upload the mutable artifacts that changed since they were staged."""
     loaded = options.load(session, request)
     session.results(options.staging_dir(session, folder, **rest).upload(loaded))
 
 
-@cli.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": True})
-@options.request
-@options.into
-@click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
-@options.fresh
-@options.start_empty
-@options.fetching
-@options.staging
-@options.common
+@cli.command(
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": True},
+    options=(
+        options.request,
+        options.into,
+        click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED),
+        options.fresh,
+        options.start_empty,
+        options.fetching,
+        options.staging,
+        options.common,
+    ),
+)
 def run(
     session: Session,
     request: str,
@@ -139,32 +148,45 @@ def run(
         )
 
 
-@cli.command()
-@click.argument("words", metavar="REQUEST | LABEL=PATH...", nargs=-1)
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="FILE",
-    type=click.Path(dir_okay=False, allow_dash=True),
-    help="Where the completed request goes, or -.",
+@cli.command(
+    options=(
+        click.argument("words", metavar="REQUEST | LABEL=PATH...", nargs=-1),
+        click.option(
+            "-o",
+            "--output",
+            required=True,
+            metavar="FILE",
+            type=click.Path(dir_okay=False, allow_dash=True),
+            help="Where the completed request goes, or -.",
+        ),
+        click.option(
+            "--to", "url", metavar="URL", help="Make a request: send each PATH below URL, s3://host/bucket/prefix."
+        ),
+        click.option(
+            "--mutable", multiple=True, metavar="LABEL,...", help="With --to: labels that are uploaded when changed."
+        ),
+        click.option(
+            "--unpack/--no-unpack", default=None, help="With --to: folders and archives are unpacked if not said."
+        ),
+        click.option(
+            "--compress", type=click.Choice(["none", "gz", "zst"]), help="With --to: how folders are packed [none]."
+        ),
+        click.option(
+            "--embed",
+            metavar="none|static|sts:DURATION",
+            help="With --to: the credentials that go into the request [none].",
+        ),
+        click.option(
+            "--credentials",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="With --to: a `credentials` object as JSON; else your own AWS setup.",
+        ),
+        options.identity,
+        options.endpoints,
+        options.common,
+    )
 )
-@click.option("--to", "url", metavar="URL", help="Make a request: send each PATH below URL, s3://host/bucket/prefix.")
-@click.option("--mutable", multiple=True, metavar="LABEL,...", help="With --to: labels that are uploaded when changed.")
-@click.option("--unpack/--no-unpack", default=None, help="With --to: folders and archives are unpacked if not said.")
-@click.option("--compress", type=click.Choice(["none", "gz", "zst"]), help="With --to: how folders are packed [none].")
-@click.option(
-    "--embed", metavar="none|static|sts:DURATION", help="With --to: the credentials that go into the request [none]."
-)
-@click.option(
-    "--credentials",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="With --to: a `credentials` object as JSON; else your own AWS setup.",
-)
-@options.identity
-@options.endpoints
-@options.common
 def push(
     session: Session,
     words: tuple[str, ...],
@@ -207,16 +229,19 @@ def push(
     )
 
 
-@cli.command()
-@click.argument("url")
-@click.argument("path", type=click.Path(allow_dash=True))
-@click.option("--unpack", is_flag=True, help="Unpack an archive into PATH, a new folder.")
-@options.promised
-@options.fetching
-@options.transfers
-@options.dry_run
-@options.one_url
-@options.common
+@cli.command(
+    options=(
+        click.argument("url"),
+        click.argument("path", type=click.Path(allow_dash=True)),
+        click.option("--unpack", is_flag=True, help="Unpack an archive into PATH, a new folder."),
+        options.promised,
+        options.fetching,
+        options.transfers,
+        options.dry_run,
+        options.one_url,
+        options.common,
+    )
+)
 def get(
     session: Session,
     url: str,
@@ -278,18 +303,21 @@ def get(
     session.results([receipt])
 
 
-@cli.command()
-@click.argument("path", type=click.Path(exists=True, allow_dash=True))
-@click.argument("url")
-@click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
-@click.option(
-    "--resume", is_flag=True, help="Go on where an earlier try of the same file stopped; leave that possible."
+@cli.command(
+    options=(
+        click.argument("path", type=click.Path(exists=True, allow_dash=True)),
+        click.argument("url"),
+        click.option("--if-absent", is_flag=True, help="Only where there is no object yet."),
+        click.option(
+            "--resume", is_flag=True, help="Go on where an earlier try of the same file stopped; leave that possible."
+        ),
+        options.promised,
+        options.transfers,
+        options.dry_run,
+        options.one_url,
+        options.common,
+    )
 )
-@options.promised
-@options.transfers
-@options.dry_run
-@options.one_url
-@options.common
 def put(
     session: Session,
     path: str,
@@ -355,12 +383,15 @@ def put(
     session.results([receipt])
 
 
-@cli.command()
-@click.argument("urls", metavar="URL...", nargs=-1, required=True)
-@click.option("-r", "--recursive", is_flag=True, help="List what lies deeper, too.")
-@click.option("-l", "--long", is_flag=True, help="Show the ETag, and whole URLs.")
-@options.one_url
-@options.common
+@cli.command(
+    options=(
+        click.argument("urls", metavar="URL...", nargs=-1, required=True),
+        click.option("-r", "--recursive", is_flag=True, help="List what lies deeper, too."),
+        click.option("-l", "--long", is_flag=True, help="Show the ETag, and whole URLs."),
+        options.one_url,
+        options.common,
+    )
+)
 def ls(session: Session, urls: tuple[str, ...], *, recursive: bool, long: bool, **rest: Any) -> int:
     """List the objects of buckets, prefixes and folders.
 
@@ -380,10 +411,13 @@ def ls(session: Session, urls: tuple[str, ...], *, recursive: bool, long: bool, 
     return each(session, urls, show)
 
 
-@cli.command()
-@click.argument("urls", metavar="URL...", nargs=-1, required=True)
-@options.one_url
-@options.common
+@cli.command(
+    options=(
+        click.argument("urls", metavar="URL...", nargs=-1, required=True),
+        options.one_url,
+        options.common,
+    )
+)
 def stat(session: Session, urls: tuple[str, ...], **rest: Any) -> int:
     """Show what the store says of objects."""
     from artifacts import objects
@@ -395,13 +429,16 @@ def stat(session: Session, urls: tuple[str, ...], **rest: Any) -> int:
     )
 
 
-@cli.command()
-@click.argument("urls", metavar="URL...", nargs=-1, required=True)
-@click.option("-r", "--recursive", is_flag=True, help="Delete all below a prefix, a URL that ends with /.")
-@click.option("--if-match", metavar="ETAG", help="Only the object that has this ETag.")
-@options.dry_run
-@options.one_url
-@options.common
+@cli.command(
+    options=(
+        click.argument("urls", metavar="URL...", nargs=-1, required=True),
+        click.option("-r", "--recursive", is_flag=True, help="Delete all below a prefix, a URL that ends with /."),
+        click.option("--if-match", metavar="ETAG", help="Only the object that has this ETag."),
+        options.dry_run,
+        options.one_url,
+        options.common,
+    )
+)
 def rm(
     session: Session, urls: tuple[str, ...], *, recursive: bool, if_match: str | None, dry_run: bool, **rest: Any
 ) -> int:
@@ -440,13 +477,16 @@ def rm(
     return each(session, urls, remove)
 
 
-@cli.command()
-@click.argument("source", metavar="SOURCE-URL")
-@click.argument("target", metavar="TARGET-URL")
-@click.option("--if-absent", is_flag=True, help="Only where there is no object yet.")
-@options.dry_run
-@options.one_url
-@options.common
+@cli.command(
+    options=(
+        click.argument("source", metavar="SOURCE-URL"),
+        click.argument("target", metavar="TARGET-URL"),
+        click.option("--if-absent", is_flag=True, help="Only where there is no object yet."),
+        options.dry_run,
+        options.one_url,
+        options.common,
+    )
+)
 def cp(session: Session, source: str, target: str, *, if_absent: bool, dry_run: bool, **rest: Any) -> None:
     """Copy one object to another URL, or all below a prefix to another.
 
@@ -481,12 +521,16 @@ def cp(session: Session, source: str, target: str, *, if_absent: bool, dry_run: 
     session.results([receipt])
 
 
-@cli.command("gc")
-@click.argument("urls", metavar="URL...", nargs=-1, required=True)
-@options.older_than
-@click.option("--dry-run", is_flag=True, help="Tell what would be aborted, and abort nothing.")
-@options.one_url
-@options.common
+@cli.command(
+    "gc",
+    options=(
+        click.argument("urls", metavar="URL...", nargs=-1, required=True),
+        options.older_than,
+        click.option("--dry-run", is_flag=True, help="Tell what would be aborted, and abort nothing."),
+        options.one_url,
+        options.common,
+    ),
+)
 def gc_(session: Session, urls: tuple[str, ...], *, older_than: float, dry_run: bool, **rest: Any) -> int:
     """Abort uploads to S3 that were never finished.
 
@@ -506,10 +550,13 @@ def gc_(session: Session, urls: tuple[str, ...], *, older_than: float, dry_run: 
     return each(session, urls, sweep)
 
 
-@cli.command()
-@options.request
-@options.operating
-@options.common
+@cli.command(
+    options=(
+        options.request,
+        options.operating,
+        options.common,
+    )
+)
 def check(session: Session, request: str, **rest: Any) -> int:
     """Resolve and probe each artifact, and move nothing."""
     from artifacts.cli.checking import check_request
@@ -527,9 +574,13 @@ def config() -> None:
     """Write, check and show the operator's configuration file."""
 
 
-@config.command("init")
-@click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write it here instead.")
-@options.common
+@config.command(
+    "init",
+    options=(
+        click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write it here instead."),
+        options.common,
+    ),
+)
 def config_init(session: Session, output: str | None) -> None:
     """Write a file with every key, commented out.
 
@@ -540,9 +591,13 @@ def config_init(session: Session, output: str | None) -> None:
     configuring.init(session, output, os.environ)
 
 
-@config.command("check")
-@click.argument("file", required=False, type=click.Path(dir_okay=False))
-@options.common
+@config.command(
+    "check",
+    options=(
+        click.argument("file", required=False, type=click.Path(dir_okay=False)),
+        options.common,
+    ),
+)
 def config_check(session: Session, file: str | None) -> None:
     """Read FILE as every command would, and tell what is wrong.
 
@@ -553,11 +608,15 @@ def config_check(session: Session, file: str | None) -> None:
     configuring.check(session, file, os.environ)
 
 
-@config.command("show")
-@click.option("--origin", is_flag=True, help="Say for each value who said it, and on which line.")
-@options.fetching
-@options.staging
-@options.common
+@config.command(
+    "show",
+    options=(
+        click.option("--origin", is_flag=True, help="Say for each value who said it, and on which line."),
+        options.fetching,
+        options.staging,
+        options.common,
+    ),
+)
 def config_show(session: Session, *, origin: bool, **rest: Any) -> None:
     """Show every value that holds for stage, run, upload and check.
 
@@ -568,11 +627,14 @@ def config_show(session: Session, *, origin: bool, **rest: Any) -> None:
     configuring.show(session, options.effective(session, rest), origin=origin)
 
 
-@cli.command()
-@click.argument("subject", metavar="URL|REQUEST")
-@click.option("--write", is_flag=True, help="Try to write too: a small object beside it, deleted again.")
-@options.diagnosing
-@options.common
+@cli.command(
+    options=(
+        click.argument("subject", metavar="URL|REQUEST"),
+        click.option("--write", is_flag=True, help="Try to write too: a small object beside it, deleted again."),
+        options.diagnosing,
+        options.common,
+    )
+)
 def doctor(session: Session, subject: str, *, write: bool, **rest: Any) -> int:
     """Say step by step why objects can, or cannot, be used.
 
@@ -586,11 +648,18 @@ def doctor(session: Session, subject: str, *, write: bool, **rest: Any) -> int:
     return examine_request(session, subject, write=write, **rest)
 
 
-@cli.command()
-@click.option("--keep", metavar="DIR", type=click.Path(file_okay=False), help="Work in DIR, and leave it there.")
-@click.option("--endpoint-url", metavar="URL", help="Use this S3 server instead of the embedded one.")
-@click.option("--credentials", type=click.Path(dir_okay=False), metavar="FILE", help="The keys for --endpoint-url.")
-@options.common
+@cli.command(
+    options=(
+        click.option(
+            "--keep", metavar="DIR", type=click.Path(file_okay=False), help="Work in DIR, and leave it there."
+        ),
+        click.option("--endpoint-url", metavar="URL", help="Use this S3 server instead of the embedded one."),
+        click.option(
+            "--credentials", type=click.Path(dir_okay=False), metavar="FILE", help="The keys for --endpoint-url."
+        ),
+        options.common,
+    )
+)
 def demo(session: Session, keep: str | None, endpoint_url: str | None, credentials: str | None) -> None:
     """Show the whole of it on an embedded S3 server.
 

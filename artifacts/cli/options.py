@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from creds.store import MOST_CONNECTIONS, SSE
-
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from artifacts.audit import AuditFile
     from artifacts.cli.config import Settings
     from artifacts.cli.configuring import Setting
@@ -29,6 +27,37 @@ if TYPE_CHECKING:
     from creds.models import Credentials
     from creds.policy import Endpoint, Policy
     from creds.store import S3, StoreOptions
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Command(click.Command):
+    """A command that makes its options when it is called: of hundreds in all, those of one command are wanted.
+
+    Args:
+        options: as they would stand above the function.
+    """
+
+    def __init__(self, *args: Any, options: Sequence[Decorator] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._options = options
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if self._options and self.callback is not None:
+            whole = self.callback
+            for option in reversed(self._options):
+                whole = option(whole)
+            made = click.command(self.name)(whole)
+            self.params, self.callback, self._options = made.params, made.callback, ()
+        return super().get_params(ctx)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+    group_class = type
 
 
 class _Bytes(click.ParamType[int]):
@@ -136,6 +165,8 @@ def endpoints(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _network(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every connection; `_options` makes them one value."""
+    from creds.store import MOST_CONNECTIONS
+
     seconds = click.FloatRange(min=0, min_open=True)
     for option in (
         click.option(
@@ -181,6 +212,8 @@ def _network(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _s3(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that an S3 server is told beside the object; `_s3_of` makes them one value."""
+    from creds.store import SSE
+
     for option in (
         click.option(
             "--sse-c-key",
@@ -373,6 +406,8 @@ def diagnosing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def journals(environ: Mapping[str, str]) -> Path:
     """Where uploads that can go on are remembered: $XDG_STATE_HOME/artifacts/uploads (~/.local/state)."""
+    from pathlib import Path
+
     state = environ.get("XDG_STATE_HOME", "")
     return (Path(state) if state.startswith("/") else Path.home() / ".local" / "state") / "artifacts" / "uploads"
 
@@ -473,11 +508,13 @@ def _audit(session: Session, name: str | None) -> AuditFile | None:
 
 def _filled(file: Settings, options: Mapping[str, Any]) -> StoreOptions:
     """The options of the command line, with the file's where nothing was said."""
+    made = _options(**file.filled(options))
+    if not file.proxies:
+        return made
     from dataclasses import replace
     from urllib.request import getproxies_environment
 
-    made = _options(**file.filled(options))
-    return replace(made, proxies={**file.proxies, **getproxies_environment()}) if file.proxies else made
+    return replace(made, proxies={**file.proxies, **getproxies_environment()})
 
 
 def _options(
@@ -503,12 +540,16 @@ def _options(
 ) -> StoreOptions:
     """How stores talk, with the library's defaults where the command line says nothing."""
     from creds.store import Rate, Retries, Ssh, StoreOptions, Sts, Tls
-    from creds.tokens import TokenFile
 
     if client_key is not None and client_cert is None:
         raise click.UsageError("--client-key goes with --client-cert")
     if max_rate == 0:
         raise click.UsageError("--max-rate 0 moves nothing")
+    token = None
+    if token_file is not None:
+        from creds.tokens import TokenFile
+
+        token = TokenFile(token_file)
     defaults, usual = StoreOptions(), Retries()
     return StoreOptions(
         ambient=ambient,
@@ -517,7 +558,7 @@ def _options(
         tls=Tls(ca_pem=_pem(ca), client_cert=client_cert, client_key=client_key),
         sts=Sts(
             role_arn=role_arn,
-            token=None if token_file is None else TokenFile(token_file),
+            token=token,
             duration_seconds=duration_seconds,
         ),
         s3=_s3_of(**s3),
@@ -549,6 +590,9 @@ def _s3_of(*, requester_pays: bool, sse: str | None, sse_kms_key_id: str | None,
 
 def _customers_key(name: str) -> bytes:
     """The bytes of a key file, never shown."""
+    import base64
+    from pathlib import Path
+
     try:
         with Path(name).open("rb") as file:
             content = file.read(100)
@@ -690,6 +734,8 @@ def read_credentials(name: str | None) -> Any:
     """A request's ``credentials`` object from a file, read as strictly as in a request."""
     if name is None:
         return None
+    from pathlib import Path
+
     from artifacts.errors import RequestError
     from artifacts.request import loads_credentials
 

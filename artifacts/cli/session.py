@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import logging
 import os
 import select
 import signal
 import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import FrameType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from artifacts.cli import exits
-from artifacts.cli.config import ConfigError, Settings
 from artifacts.cli.display import Display, table, usage_line
 from artifacts.errors import DiskError, PrefixError, StagingError
 from artifacts.events import Event, Failed, Passed, Published, Receipt, run_id, utc
@@ -30,7 +25,10 @@ from artifacts.text import printable
 from creds.errors import Cancelled, ToolkitError
 from creds.store import Cancel
 
-LOGGER = logging.getLogger("artifacts")
+if TYPE_CHECKING:
+    import logging
+
+    from artifacts.cli.config import Settings
 
 
 @dataclass(kw_only=True)
@@ -64,6 +62,7 @@ class Session:
     _seconds: float | None = None
     _began: float = field(default_factory=time.monotonic)
     _unprinted: OSError | None = None
+    _log: logging.Logger | None = None
     _deadline: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def on_event(self, event: Event) -> None:
@@ -74,7 +73,8 @@ class Session:
             receipt = replace(event.receipt, run=self.run)
             event = replace(event, receipt=receipt)
             self.receipts.append(receipt)
-        LOGGER.debug("%r", event)
+        if self._log is not None:
+            self._log.debug("%r", event)
         try:
             if self._display is not None:
                 self._display(event)
@@ -95,7 +95,8 @@ class Session:
 
     def _write(self, text: str) -> None:
         line = printable(text)
-        LOGGER.info("%s", line)
+        if self._log is not None:
+            self._log.info("%s", line)
         with contextlib.suppress(OSError):  # there is no other place to tell of it
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
@@ -139,6 +140,8 @@ class Session:
         if self.signalled is not None and code in (exits.DONE, exits.INTERRUPTED):
             code = 128 + self.signalled
         if self.as_json:
+            import json
+
             summary = json.dumps(self.summary(code), separators=(",", ":"))
             code = self._ending(lambda: print_json(summary)) or code
         return code
@@ -221,10 +224,15 @@ class Session:
             hint = f" (hint: {error.hint})" if error.hint else ""
             self._write(f"{'error' if label is None else f'{label}: failed'}: {error}{hint}")
         if self.show_traceback:
+            import traceback
+
             traceback.print_exception(error)
         return code
 
     def _bug(self, error: Exception) -> int:
+        import tempfile
+        import traceback
+
         try:
             descriptor, path = tempfile.mkstemp(prefix="artifacts-traceback-", suffix=".txt")
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -264,47 +272,18 @@ class Session:
 
     @contextlib.contextmanager
     def _logging(self) -> Iterator[None]:
-        """Our own logger only: those of the SDKs would print signatures and tokens."""
-        targets: list[logging.Handler] = []
-        if self.verbosity >= 2:
-            targets.append(logging.StreamHandler())
-            targets[0].addFilter(lambda record: record.levelno < logging.INFO)  # lines for a person are there already
-        if self.log_file is not None:
-            try:
-                targets.append(_LogFile(self.log_file, self.warn))
-            except OSError as error:
-                raise ConfigError(f"--log-file {self.log_file}: {error.strerror}") from error
-        lines = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-        lines.converter = time.gmtime
-        LOGGER.setLevel(logging.DEBUG)
-        LOGGER.propagate = False
-        for target in targets:
-            target.setFormatter(lines)
-            LOGGER.addHandler(target)
-        try:
+        """Keep the log that was asked for."""
+        if self.verbosity < 2 and self.log_file is None:
             yield
-        finally:
-            for target in targets:
-                LOGGER.removeHandler(target)
-                target.close()
+            return
+        from artifacts.cli.log import logging_to
 
-
-class _LogFile(logging.FileHandler):
-    """The log in a file. When it cannot be written that is told once, and the work goes on."""
-
-    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
-        super().__init__(path, encoding="utf-8")
-        self._warn = warn
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # each line was flushed: what fails here has been told
-            super().close()
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        del record
-        LOGGER.removeHandler(self)
-        self.close()
-        self._warn(f"--log-file {self.baseFilename} cannot be written ({sys.exception()}); logging ends")
+        with logging_to(self.log_file, self.warn, terminal=self.verbosity >= 2) as log:
+            self._log = log
+            try:
+                yield
+            finally:
+                self._log = None
 
 
 class _Stdin(io.RawIOBase):

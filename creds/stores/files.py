@@ -13,7 +13,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -235,7 +234,7 @@ class FilesStore:
             raise AccessDenied(f"write {where}: such names are kept for unfinished files", op="write", location=where)
         with self._folder("write", key, folders, make=True) as folder:
             self._compare(key, folder, name, if_match, if_none_match=if_none_match)
-            scratch = b"." + name[:200] + f".partial-{secrets.token_hex(8)}".encode()
+            scratch = b"." + name[:200] + f".partial-{os.urandom(8).hex()}".encode()
             try:
                 status = self._fill(key, folder, scratch, buffers, cancel)
                 self._publish(key, folder, scratch, name, if_match, if_none_match=if_none_match)
