@@ -26,6 +26,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -39,7 +40,6 @@ from artifacts.partial import PartialFile
 from artifacts.state import write_private
 from creds.errors import ObjectChanged, ToolkitError
 from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, Store
-from creds.values import dataclass
 
 if TYPE_CHECKING:
     from creds.resolve import Resolved

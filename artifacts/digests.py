@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 from artifacts.errors import IntegrityError
 from creds.store import Buffer, ObjectMeta
-from creds.values import dataclass
 
 _HEX = frozenset("0123456789abcdefABCDEF")
 

@@ -6,13 +6,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from creds.errors import ToolkitError
 from creds.store import OnRetry
-from creds.values import dataclass
 
 if TYPE_CHECKING:
     from creds.resolve import Resolved

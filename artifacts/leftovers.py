@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from artifacts.objects import Access
 from creds.errors import NotSupported
-from creds.values import dataclass
 
 if TYPE_CHECKING:
     from creds.resolve import Resolved

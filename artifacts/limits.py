@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import dataclass
 
 from artifacts.errors import LimitExceeded
-from creds.values import dataclass
 
 FREE_SPACE = "free space"
 """The name of the limit that is this machine's, not the request's."""

@@ -11,7 +11,7 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISDIR
 from typing import IO, TYPE_CHECKING, Any, Self, cast
@@ -26,7 +26,6 @@ from creds.location import Location
 from creds.policy import Policy
 from creds.resolve import Resolved, resolve
 from creds.store import Buffer, Cancel, ObjectMeta, Reading, Store, StoreOptions
-from creds.values import dataclass
 
 if TYPE_CHECKING:
     from artifacts.cache import BlobCache

@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -30,7 +30,6 @@ from creds.policy import Endpoint, Policy
 from creds.resolve import Resolved, resolve
 from creds.store import Cancel, Store, StoreOptions
 from creds.tokens import taken
-from creds.values import dataclass
 
 EMBED = ("none", "static", "sts")
 COMPRESS = {"none": "", "gz": ".gz", "zst": ".zst"}

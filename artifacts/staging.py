@@ -34,7 +34,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,7 +57,6 @@ from creds.location import Location
 from creds.policy import Policy
 from creds.resolve import Resolved, open_store, resolve
 from creds.store import Cancel, Store, StoreOptions, Window
-from creds.values import dataclass
 
 DEFAULT_PARALLEL = 8
 

@@ -15,13 +15,12 @@ import errno
 import fcntl
 import json
 import os
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from artifacts.errors import DiskError, FolderError, FolderInUse
-from creds.values import dataclass
 
 FOLDER = ".artifacts"
 PARTS = "parts"

@@ -17,6 +17,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -29,7 +30,6 @@ from artifacts.errors import DiskError, IntegrityError
 from artifacts.limits import Budget
 from creds.errors import AccessDenied, ObjectChanged, ObjectNotFound
 from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, Store
-from creds.values import dataclass
 
 if TYPE_CHECKING:
     from artifacts.archive.pack import Scan

@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from creds.location import split_server
 from creds.store import Cancel, StoreOptions
 from creds.stores.tree import dial, shut
-from creds.values import dataclass
 from creds.web import context, proxy_of
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl
 
@@ -44,7 +44,6 @@ from creds.policy import Policy, Verdict
 from creds.resolve import Resolved, resolve
 from creds.store import Cancel, ObjectMeta, Store, StoreOptions, Sts
 from creds.tokens import Claims, LiteralToken, read, shown, taken
-from creds.values import dataclass
 
 NAMES = (
     *("credential", "who", "expires", "policy", "dns", "tcp", "tls", "host-key", "clock", "region", "sts"),

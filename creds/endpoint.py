@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from creds.errors import LocationError
 from creds.location import USUAL_PORTS, address_of, aws_host, split_server, split_url
 from creds.store import Ssh, StoreOptions, Sts, Tls
-from creds.values import dataclass
 
 if TYPE_CHECKING:
     from creds.models import Credentials

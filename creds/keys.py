@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
@@ -32,7 +32,6 @@ from creds.errors import (
 from creds.location import DEFAULT_REGION, Location, aws_host, is_aws_region, split_url
 from creds.secret import Secret
 from creds.store import StoreOptions
-from creds.values import dataclass
 
 if TYPE_CHECKING:
     from creds.models import AWSCredential, Credentials, PlainCredential

@@ -9,11 +9,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from creds.errors import LocationError
-from creds.values import dataclass
 
 DEFAULT_REGION = "us-east-1"
 

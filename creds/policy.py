@@ -11,7 +11,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from creds.endpoint import AWS, check_pattern, matches
@@ -30,7 +30,6 @@ from creds.location import (
     split_server,
     split_url,
 )
-from creds.values import dataclass
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[..., Iterable[tuple[Any, ...]]]

@@ -11,7 +11,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from creds.errors import (
@@ -40,7 +40,6 @@ from creds.location import Location, address_of, aws_host, aws_url, quoted, spli
 from creds.policy import Decision, Endpoint, Policy, Verdict
 from creds.secret import Secret
 from creds.store import Store, StoreOptions, Tls
-from creds.values import dataclass
 
 if TYPE_CHECKING:
     from creds.models import Credentials, PlainCredential

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -22,7 +22,6 @@ from creds.keys import AwsKeys, CredentialProvider, renewed
 from creds.secret import Secret
 from creds.store import StoreOptions, Sts
 from creds.tokens import Claims, LiteralToken, TokenSource, name_of, read, shown, taken
-from creds.values import dataclass
 from creds.web import Answer, ask
 
 _VERSION = "2011-06-15"

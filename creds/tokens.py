@@ -14,14 +14,13 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from creds.errors import CredentialError, CredsError, MissingCredential, RefreshError, ToolkitError
 from creds.secret import Secret
 from creds.store import StoreOptions
-from creds.values import dataclass
 from creds.web import Answer, ask
 
 LEEWAY_SECONDS = 60.0

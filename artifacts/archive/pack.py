@@ -14,6 +14,7 @@ import os
 import stat
 import zlib
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Self
 
 from artifacts.archive.folders import Folders
@@ -22,7 +23,6 @@ from artifacts.archive.untar import BLOCK_BYTES
 from artifacts.errors import DiskError
 from artifacts.text import printable
 from creds.store import Buffer
-from creds.values import dataclass
 
 READ_BYTES: Final = 1 << 20
 YIELD_BYTES: Final = 256 << 10

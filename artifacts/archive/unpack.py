@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from artifacts.archive.formats import (
@@ -23,7 +23,6 @@ from artifacts.errors import UnsafeMember, UnsupportedArchive
 from artifacts.limits import Budget
 from artifacts.text import printable
 from creds.store import Buffer
-from creds.values import dataclass
 
 _RECORD_BYTES: Final = 20 * BLOCK_BYTES
 

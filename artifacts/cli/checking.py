@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,6 @@ from artifacts.text import size_text
 from creds.errors import ObjectNotFound, ToolkitError
 from creds.policy import Policy
 from creds.store import Cancel, ObjectMeta, StoreOptions
-from creds.values import dataclass
 
 COLUMNS = ("label", "status", "endpoint", "bucket", "key", "rule", "credential", "size", "etag")
 

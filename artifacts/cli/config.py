@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from artifacts.errors import RequestError
 from creds.endpoint import AWS, Endpoint, Issuer, Lent
 from creds.errors import ToolkitError
 from creds.store import Ssh, Sts, Tls
-from creds.values import dataclass
 
 if TYPE_CHECKING:
     from artifacts.cli.schema import Document, EndpointTable

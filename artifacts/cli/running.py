@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +19,6 @@ from artifacts.errors import RequestError
 from artifacts.request import Request
 from artifacts.staging import StagingDir
 from creds.errors import Cancelled, ToolkitError
-from creds.values import dataclass
 
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
 GRACE_SECONDS = 10.0

@@ -8,6 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from artifacts import transfer
 from artifacts.errors import DiskError, UnsafeKey
@@ -19,7 +20,6 @@ from artifacts.prefixes.same import OLD_FILE, same, same_md5, stamp
 from artifacts.scratch import SCRATCH
 from artifacts.text import printable
 from creds.store import Cancel, ObjectMeta
-from creds.values import dataclass
 
 
 def get_prefix(
