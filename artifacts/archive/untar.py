@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import Final
 from zlib import adler32 as _adler32
 
-from artifacts.archive.tree import Stream, Tree, cut_short, shown
+from artifacts.archive.tree import Ordinary, Stream, Tree, cut_short, shown
 from artifacts.errors import CorruptArchive, UnsafeMember, UnsupportedArchive
 
 BLOCK_BYTES: Final = 512
 MAX_EXTENSION_BYTES: Final = 16 << 20  # of one extended header: real ones hold a few names
 
+_MOST_AT_ONCE = 64
 _SECOND = 1_000_000_000
 _FURTHEST_SECONDS = 1 << 40  # some 35,000 years on either side of 1970; file systems cut it to what they hold
 _ZEROS = bytes(BLOCK_BYTES)
@@ -105,31 +106,11 @@ def untar(stream: Stream, tree: Tree) -> None:
     """
     everywhere: dict[bytes, bytes] = {}
     ahead = _Ahead()
-    ordinary = True
-    match_ordinary = _ORDINARY.fullmatch
     while True:
+        if not ahead.any and not everywhere:
+            while members := _ordinary(stream):
+                tree.add_ordinary(members)
         block = stream.up_to(BLOCK_BYTES)
-        match = match_ordinary(block) if ordinary else None
-        if match is not None:
-            name, mode, size, mtime, checksum, kind, prefix = match.groups()
-            # Each of the three is 1 more than a sum; the field ends in a NUL and a space and counts as eight spaces.
-            if (
-                (_adler32(block[:256]) & 0xFFFF)
-                + (_adler32(block[256:]) & 0xFFFF)
-                - (_adler32(checksum) & 0xFFFF)
-                + 223
-            ) == int(checksum, 8):
-                if prefix:
-                    name = prefix + b"/" + name
-                if kind == b"5":
-                    tree.add_folder(name, int(mode, 8), int(mtime, 8) * _SECOND)
-                    continue
-                if name[-1] != 0x2F:
-                    count = int(size, 8)
-                    tree.add_file(name, int(mode, 8), int(mtime, 8) * _SECOND, count, stream)
-                    if count % BLOCK_BYTES:
-                        stream.skip(-count % BLOCK_BYTES)
-                    continue
         if block == _ZEROS:
             break
         if len(block) < BLOCK_BYTES:
@@ -142,10 +123,48 @@ def untar(stream: Stream, tree: Tree) -> None:
         else:
             _member(kind, block, stream, tree, ahead, everywhere)
             ahead = _Ahead()
-        ordinary = not ahead.any and not everywhere
     if ahead.any:
         raise CorruptArchive("the archive ends between an extended header and its member")
     _drain(stream, tree)
+
+
+def _ordinary(stream: Stream) -> list[Ordinary]:
+    """Take the members that come next, as far as their headers are ordinary and they lie in one buffer; maybe none."""
+    # There may be millions of them: written out rather than composed, each call would be a tenth of one.
+    members: list[Ordinary] = []
+    view, at = stream.window()
+    end = len(view)
+    last_mode = last_mtime = b""
+    permissions = mtime_ns = 0
+    while len(members) < _MOST_AT_ONCE and (match := _ORDINARY.match(view, at)) is not None:
+        name, mode, size, mtime, checksum, kind, prefix = match.groups()
+        start = at + BLOCK_BYTES
+        # Each of the three is 1 more than a sum; the field ends in a NUL and a space and counts as eight spaces.
+        if (
+            (_adler32(view[at : at + 256]) & 0xFFFF)
+            + (_adler32(view[at + 256 : start]) & 0xFFFF)
+            - (_adler32(checksum) & 0xFFFF)
+            + 223
+        ) != int(checksum, 8):
+            break
+        if prefix:
+            name = prefix + b"/" + name
+        if mode != last_mode:
+            last_mode, permissions = mode, int(mode, 8)
+        if mtime != last_mtime:
+            last_mtime, mtime_ns = mtime, int(mtime, 8) * _SECOND
+        if kind == b"5":
+            members.append((name, permissions, mtime_ns, None))
+            at = start
+            continue
+        stop = start + int(size, 8)
+        following = stop + (start - stop) % BLOCK_BYTES
+        if following > end or name[-1] == 0x2F:
+            break
+        members.append((name, permissions, mtime_ns, view[start:stop]))
+        at = following
+    stream.move_to(at)
+    return members
 
 
 def _drain(stream: Stream, tree: Tree) -> None:
