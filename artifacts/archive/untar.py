@@ -36,6 +36,8 @@ _ORDINARY = re.compile(
 )
 """What GNU tar, Python, Go and this toolkit write for almost every member; whatever differs is read field by field."""
 
+_ORDINARY_KINDS = b"05\0"
+
 _KINDS = {
     b"1": "hard link",
     b"3": "character device",
@@ -47,7 +49,7 @@ _KINDS = {
     b"V": "volume label",
 }
 _OVERRIDES = (b"path", b"linkpath", b"size", b"mtime")
-_OCTAL = re.compile(rb" *([0-7]*) *")
+_OCTAL = re.compile(rb" *([0-7]*) *(?:\0.*)?", re.DOTALL)
 _DECIMAL_TIME = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
 _PAX_LENGTH = re.compile(rb"([1-9][0-9]{0,9}) ")
 
@@ -59,7 +61,7 @@ def _byte_sum(block: bytes) -> int:
 
 def checksum_holds(block: bytes) -> bool:
     """Whether a block is a tar header that says what its bytes add up to."""
-    match = _OCTAL.fullmatch(block[148:156].split(b"\0", 1)[0])
+    match = _OCTAL.fullmatch(block[148:156])
     if match is None or not match[1]:
         return False
     stored = int(match[1], 8)
@@ -77,7 +79,7 @@ def _number(raw: bytes, what: str) -> int:
         return int.from_bytes(raw[1:], "big")
     if raw[0] == 0xFF:
         return int.from_bytes(raw, "big", signed=True)
-    match = _OCTAL.fullmatch(raw.split(b"\0", 1)[0])
+    match = _OCTAL.fullmatch(raw)
     if match is None:
         raise CorruptArchive(f"a tar header's {what} is no number: {raw!r}")
     return int(match[1] or b"0", 8)
@@ -134,6 +136,8 @@ def _ordinary(stream: Stream) -> list[Ordinary]:
     members: list[Ordinary] = []
     view, at = stream.window()
     end = len(view)
+    if end - at < BLOCK_BYTES or view[at + 156] not in _ORDINARY_KINDS:  # what follows may all be extended
+        return members
     last_mode = last_mtime = b""
     permissions = mtime_ns = 0
     while len(members) < _MOST_AT_ONCE and (match := _ORDINARY.match(view, at)) is not None:
