@@ -142,8 +142,8 @@ class Tree:
         self._folders = Folders(into)
         self._links: dict[bytes, bytes] = {}
         self._folder_times: dict[bytes, int] = {}
-        # The bits of a mode that creating a file has been seen to keep: the umask need not be asked for.
-        self._kept = 0
+        # The bits of a mode that creating a file has been seen to keep or lose: the umask need not be asked for.
+        self._kept = self._lost = 0
         # The folder of the last member, as the archive wrote it and as it is: most members share it with the next.
         self._raw: bytes | None = None
         self._parent = b""
@@ -308,10 +308,13 @@ class Tree:
         return descriptor
 
     def _set_mode(self, descriptor: int, mode: int) -> None:
-        if os.fstat(descriptor).st_mode & 0o777 == mode:
-            self._kept |= mode
-        else:
-            os.fchmod(descriptor, mode)
+        if not mode & self._lost:
+            given = os.fstat(descriptor).st_mode & 0o777
+            if given == mode:
+                self._kept |= mode
+                return
+            self._lost |= mode & ~given
+        os.fchmod(descriptor, mode)
 
     def add_ordinary(self, members: list[Ordinary]) -> None:
         """Regular files whose content is at hand, and folders, in their order.
