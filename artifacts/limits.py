@@ -41,6 +41,10 @@ class Limits:
     ratio_floor_bytes: int = 64 << 20
     max_artifacts: int = 10_000
 
+    def most_unpacked_bytes(self, object_bytes: int) -> int:
+        """How much an object may unpack to before the ratio is passed."""
+        return max(self.ratio_floor_bytes - 1, self.max_ratio * max(1, object_bytes))
+
 
 class Budget:
     """What is left of a request's bytes and members, shared by the artifacts that are fetched side by side.
@@ -86,16 +90,20 @@ class Budget:
                 seen=seen,
             )
 
-    def take_member(self, size: int) -> None:
-        """Account for one more archive member and its ``size`` bytes, before they are written."""
+    def take(self, count: int, members: int) -> None:
+        """Account for ``members`` more archive members and their ``count`` bytes, before they are written."""
         with self._lock:
-            self._bytes += size
-            self._members += 1
+            self._bytes += count
+            self._members += members
             passed = self._bytes > self.max_bytes or self._members > self.limits.max_members
         if passed:
             # Either call says which limit it was; nothing is counted twice.
             self.take_bytes(0)
             self.take_members(0)
+
+    def has(self, count: int, members: int) -> bool:
+        """Whether so much is left; others may take it the moment after."""
+        return self._bytes + count <= self.max_bytes and self._members + members <= self.limits.max_members
 
     def give_bytes(self, count: int) -> None:
         """Return what a failed attempt had taken and has removed again."""
@@ -104,14 +112,11 @@ class Budget:
 
     def check_ratio(self, unpacked_bytes: int, object_bytes: int) -> None:
         """Refuse an archive that unpacks to far more than it is."""
-        if unpacked_bytes < self.limits.ratio_floor_bytes:
-            return
-        allowed = self.limits.max_ratio * max(1, object_bytes)
-        if unpacked_bytes > allowed:
+        if unpacked_bytes > self.limits.most_unpacked_bytes(object_bytes):
             raise LimitExceeded(
                 f"the archive unpacks to more than {self.limits.max_ratio} times its size (max_ratio)",
                 limit="max_ratio",
-                allowed=allowed,
+                allowed=self.limits.max_ratio * max(1, object_bytes),
                 seen=unpacked_bytes,
             )
 

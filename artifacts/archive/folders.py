@@ -93,10 +93,14 @@ class Folders:
 
 
 def _enter(parent: int, name: bytes, path: bytes, *, make: bool) -> int:
-    if make:
+    try:
+        try:
+            return os.open(name, OPEN_FOLDER, dir_fd=parent)
+        except FileNotFoundError:
+            if not make:
+                raise
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=parent)
-    try:
         return os.open(name, OPEN_FOLDER, dir_fd=parent)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP):

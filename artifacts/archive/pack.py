@@ -210,6 +210,9 @@ class Packing:
 
     def __init__(self, found: Scan) -> None:
         self.warnings: list[dict[str, str]] = []
+        # The folder of the last file: most files share it with the next.
+        self._parent: bytes | None = None
+        self._at = found.folder
         self._buffers = self._pack(found)
 
     def __iter__(self) -> Self:
@@ -263,7 +266,11 @@ class Packing:
         """A descriptor of the file, or None when it went away or is a file no more."""
         parent, _, base = entry.path.rpartition(b"/")
         try:
-            descriptor = os.open(base, _NEW_READ, dir_fd=folders.find(parent))
+            if parent != self._parent:
+                self._parent = None
+                self._at = folders.find(parent)
+                self._parent = parent
+            descriptor = os.open(base, _NEW_READ, dir_fd=self._at)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
                 self._warn("vanished", entry)

@@ -23,6 +23,9 @@ from creds.store import Buffer
 
 FREE_OVERHEAD_BYTES: Final = 64 << 20  # read and not kept, whatever the budget
 
+Ordinary = tuple[bytes, int, int, memoryview | None]
+"""A file or folder: its name, mode, time in nanoseconds, and content; None is a folder's."""
+
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_BYTES = memoryview(b"")
 _DOTS = (b"", b".", b"..")
@@ -63,6 +66,16 @@ class Stream:
         piece = self._view[at : at + count]
         self._at = at + len(piece)
         return piece
+
+    def window(self) -> tuple[memoryview, int]:
+        """The buffer at hand and where in it the stream stands: to look ahead, and to go on with :meth:`move_to`."""
+        if self._at >= len(self._view):
+            self._advance()
+        return self._view, self._at
+
+    def move_to(self, at: int) -> None:
+        """Go on at a place in the buffer that :meth:`window` gave."""
+        self._at = at
 
     def up_to(self, count: int) -> bytes:
         """``count`` bytes, fewer only at the end."""
@@ -123,13 +136,13 @@ class Tree:
         self._budget = budget
         self.limits = budget.limits
         self._object_bytes = object_bytes or 0
-        # Below the floor, or when the object's size is not known, the ratio is never looked at.
-        self._ratio_from = budget.limits.ratio_floor_bytes - 1 if object_bytes is not None else sys.maxsize
+        # When the object's size is not known, the ratio is never looked at.
+        self._ratio_from = sys.maxsize if object_bytes is None else self.limits.most_unpacked_bytes(object_bytes)
         self._folders = Folders(into)
         self._links: dict[bytes, bytes] = {}
         self._folder_times: dict[bytes, int] = {}
-        # The bits of a mode that creating a file has been seen to keep: the umask need not be asked for.
-        self._kept = 0
+        # The bits of a mode that creating a file has been seen to keep or lose: the umask need not be asked for.
+        self._kept = self._lost = 0
         # The folder of the last member, as the archive wrote it and as it is: most members share it with the next.
         self._raw: bytes | None = None
         self._parent = b""
@@ -151,10 +164,11 @@ class Tree:
             self._budget.give_bytes(self.bytes)
             raise
 
-    def charge(self, count: int) -> None:
-        """Account for bytes that are about to be written."""
+    def charge(self, count: int, members: int = 0) -> None:
+        """Account for bytes and members that are about to be written."""
+        self.members += members
         self.bytes += count
-        self._budget.take_bytes(count)
+        self._budget.take(count, members)
         if self.bytes + self._overhead_bytes > self._ratio_from:
             self._check_ratio()
 
@@ -280,10 +294,6 @@ class Tree:
 
     # Members
 
-    def _count(self) -> None:
-        self.members += 1
-        self._budget.take_members()
-
     def _create(self, name: bytes, mode: int) -> int:
         at, base = self._place(name)
         try:
@@ -297,68 +307,86 @@ class Tree:
         return descriptor
 
     def _set_mode(self, descriptor: int, mode: int) -> None:
-        if os.fstat(descriptor).st_mode & 0o777 == mode:
-            self._kept |= mode
-        else:
-            os.fchmod(descriptor, mode)
+        if not mode & self._lost:
+            given = os.fstat(descriptor).st_mode & 0o777
+            if given == mode:
+                self._kept |= mode
+                return
+            self._lost |= mode & ~given
+        os.fchmod(descriptor, mode)
+
+    def add_ordinary(self, members: list[Ordinary]) -> None:
+        """Regular files whose content is at hand, and folders, in their order.
+
+        A file's permissions are those of its mode and u+rwX: the owner can always read and replace what was staged.
+        """
+        # There may be millions of them: written out rather than composed, each call would be a tenth of one.
+        sizes = [len(content) for _, _, _, content in members if content is not None]
+        count = sum(sizes)
+        room = self._budget.has(count, len(sizes)) and self.bytes + self._overhead_bytes + count <= self._ratio_from
+        if not room and len(members) > 1:
+            # What still fits is written, and the member that does not is the one that is told of.
+            for member in members:
+                self.add_ordinary([member])
+            return
+        self.charge(count, len(sizes))
+        most_name_bytes = self.limits.max_name_bytes
+        for name, stored_mode, mtime_ns, content in members:
+            if content is None:
+                self.add_folder(name, stored_mode, mtime_ns)
+                continue
+            mode = stored_mode & 0o777 | (0o700 if stored_mode & 0o111 else 0o600)
+            raw, _, base = name.rpartition(b"/")
+            if (
+                raw == self._raw
+                and base not in _DOTS
+                and name[0] != 0x2F
+                and len(name) <= most_name_bytes
+                and b"\0" not in base
+            ):
+                at = self._at
+            else:
+                at, base = self._place(name)
+            try:
+                descriptor = os.open(base, _NEW_FILE, mode, dir_fd=at)
+            except OSError:
+                descriptor = self._create(name, mode)
+            try:
+                if content:
+                    try:
+                        written = os.write(descriptor, content)
+                    except OSError as error:
+                        raise DiskError.of("write", shown(name), error) from error
+                    if written < len(content):
+                        _write(descriptor, content[written:], name)
+                try:
+                    if mode & ~self._kept:
+                        self._set_mode(descriptor, mode)
+                    os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+                except OSError as error:
+                    raise DiskError.of("set mode and time of", shown(name), error) from error
+            except BaseException:
+                os.close(descriptor)
+                raise
+            try:
+                os.close(descriptor)
+            except OSError as error:
+                raise DiskError.of("write", shown(name), error) from error
 
     def add_file(self, name: bytes, mode: int, mtime_ns: int, size: int, stream: Stream) -> None:
-        """A regular file of ``size`` bytes, taken from the stream.
-
-        Its permissions are those of ``mode`` and u+rwX: the owner can always read and replace what was staged.
-        """
-        # The one member there may be millions of: written out rather than composed, each call would be a tenth of it.
-        self.members += 1
-        self.bytes += size
-        self._budget.take_member(size)
-        if self.bytes > self._ratio_from:
-            self._check_ratio()
-        mode = mode & 0o777 | (0o700 if mode & 0o111 else 0o600)
-        raw, _, base = name.rpartition(b"/")
-        if (
-            raw == self._raw
-            and base not in _DOTS
-            and name[0] != 0x2F
-            and len(name) <= self.limits.max_name_bytes
-            and b"\0" not in base
-        ):
-            at = self._at
+        """A regular file of ``size`` bytes, taken from the stream; its permissions as in :meth:`add_ordinary`."""
+        view, at = stream.window()
+        if len(view) - at < size:
+            self.add_sparse(name, mode, mtime_ns, size, [(0, size)], stream)
         else:
-            at, base = self._place(name)
-        try:
-            descriptor = os.open(base, _NEW_FILE, mode, dir_fd=at)
-        except OSError:
-            descriptor = self._create(name, mode)
-        try:
-            if size:
-                piece = stream.take(size)
-                try:
-                    written = os.write(descriptor, piece)
-                except OSError as error:
-                    raise DiskError.of("write", shown(name), error) from error
-                if written < size:
-                    _write(descriptor, piece[written:], name)
-                    _copy(stream, size - len(piece), descriptor, name)
-            try:
-                if mode & ~self._kept:
-                    self._set_mode(descriptor, mode)
-                os.utime(descriptor, ns=(mtime_ns, mtime_ns))
-            except OSError as error:
-                raise DiskError.of("set mode and time of", shown(name), error) from error
-        except BaseException:
-            os.close(descriptor)
-            raise
-        try:
-            os.close(descriptor)
-        except OSError as error:
-            raise DiskError.of("write", shown(name), error) from error
+            stream.move_to(at + size)
+            self.add_ordinary([(name, mode, mtime_ns, view[at : at + size])])
 
     def add_sparse(
         self, name: bytes, mode: int, mtime_ns: int, size: int, pieces: list[tuple[int, int]], stream: Stream
     ) -> None:
         """A regular file of ``size`` bytes of which only the pieces (offset, bytes) are in the stream."""
-        self._count()
-        self.charge(size)
+        self.charge(size, 1)
         mode = mode & 0o777 | (0o700 if mode & 0o111 else 0o600)
         descriptor = self._create(name, mode)
         try:
@@ -378,7 +406,7 @@ class Tree:
 
     def add_stream(self, name: bytes, stream: Stream) -> None:
         """A regular file of everything that is left of the stream; its mode and time are those of any new file."""
-        self._count()
+        self.charge(0, 1)
         descriptor = self._create(name, 0o666)
         try:
             for buffer in stream.rest():
@@ -390,7 +418,7 @@ class Tree:
         _close(descriptor, name)
 
     def add_folder(self, name: bytes, mode: int, mtime_ns: int) -> None:
-        self._count()
+        self.charge(0, 1)
         # Python writes "/" for the root itself when it is added under an empty name.
         path = self.normal(name) if name.strip(b"/") else b""
         if path:
@@ -414,7 +442,7 @@ class Tree:
 
     def add_symlink(self, name: bytes, target: bytes, mtime_ns: int) -> None:
         """A symbolic link. Nothing is ever written through it; where it leads is proved when the tree is whole."""
-        self._count()
+        self.charge(0, 1)
         at, base = self._place(name)
         path = self._path(base)
         self._check_target(path, target)
@@ -431,7 +459,7 @@ class Tree:
 
     def add_hard_link(self, name: bytes, target: bytes) -> None:
         """A second name for a file that this archive brought."""
-        self._count()
+        self.charge(0, 1)
         source = self.normal(target)
         path = self.normal(name)
         if source == path:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import Final
 from zlib import adler32 as _adler32
 
-from artifacts.archive.tree import Stream, Tree, cut_short, shown
+from artifacts.archive.tree import Ordinary, Stream, Tree, cut_short, shown
 from artifacts.errors import CorruptArchive, UnsafeMember, UnsupportedArchive
 
 BLOCK_BYTES: Final = 512
 MAX_EXTENSION_BYTES: Final = 16 << 20  # of one extended header: real ones hold a few names
 
+_MOST_AT_ONCE = 64
 _SECOND = 1_000_000_000
 _FURTHEST_SECONDS = 1 << 40  # some 35,000 years on either side of 1970; file systems cut it to what they hold
 _ZEROS = bytes(BLOCK_BYTES)
@@ -35,6 +36,8 @@ _ORDINARY = re.compile(
 )
 """What GNU tar, Python, Go and this toolkit write for almost every member; whatever differs is read field by field."""
 
+_ORDINARY_KINDS = b"05\0"
+
 _KINDS = {
     b"1": "hard link",
     b"3": "character device",
@@ -46,7 +49,7 @@ _KINDS = {
     b"V": "volume label",
 }
 _OVERRIDES = (b"path", b"linkpath", b"size", b"mtime")
-_OCTAL = re.compile(rb" *([0-7]*) *")
+_OCTAL = re.compile(rb" *([0-7]*) *(?:\0.*)?", re.DOTALL)
 _DECIMAL_TIME = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
 _PAX_LENGTH = re.compile(rb"([1-9][0-9]{0,9}) ")
 
@@ -58,7 +61,7 @@ def _byte_sum(block: bytes) -> int:
 
 def checksum_holds(block: bytes) -> bool:
     """Whether a block is a tar header that says what its bytes add up to."""
-    match = _OCTAL.fullmatch(block[148:156].split(b"\0", 1)[0])
+    match = _OCTAL.fullmatch(block[148:156])
     if match is None or not match[1]:
         return False
     stored = int(match[1], 8)
@@ -76,7 +79,7 @@ def _number(raw: bytes, what: str) -> int:
         return int.from_bytes(raw[1:], "big")
     if raw[0] == 0xFF:
         return int.from_bytes(raw, "big", signed=True)
-    match = _OCTAL.fullmatch(raw.split(b"\0", 1)[0])
+    match = _OCTAL.fullmatch(raw)
     if match is None:
         raise CorruptArchive(f"a tar header's {what} is no number: {raw!r}")
     return int(match[1] or b"0", 8)
@@ -105,31 +108,11 @@ def untar(stream: Stream, tree: Tree) -> None:
     """
     everywhere: dict[bytes, bytes] = {}
     ahead = _Ahead()
-    ordinary = True
-    match_ordinary = _ORDINARY.fullmatch
     while True:
+        if not ahead.any and not everywhere:
+            while members := _ordinary(stream):
+                tree.add_ordinary(members)
         block = stream.up_to(BLOCK_BYTES)
-        match = match_ordinary(block) if ordinary else None
-        if match is not None:
-            name, mode, size, mtime, checksum, kind, prefix = match.groups()
-            # Each of the three is 1 more than a sum; the field ends in a NUL and a space and counts as eight spaces.
-            if (
-                (_adler32(block[:256]) & 0xFFFF)
-                + (_adler32(block[256:]) & 0xFFFF)
-                - (_adler32(checksum) & 0xFFFF)
-                + 223
-            ) == int(checksum, 8):
-                if prefix:
-                    name = prefix + b"/" + name
-                if kind == b"5":
-                    tree.add_folder(name, int(mode, 8), int(mtime, 8) * _SECOND)
-                    continue
-                if name[-1] != 0x2F:
-                    count = int(size, 8)
-                    tree.add_file(name, int(mode, 8), int(mtime, 8) * _SECOND, count, stream)
-                    if count % BLOCK_BYTES:
-                        stream.skip(-count % BLOCK_BYTES)
-                    continue
         if block == _ZEROS:
             break
         if len(block) < BLOCK_BYTES:
@@ -142,10 +125,50 @@ def untar(stream: Stream, tree: Tree) -> None:
         else:
             _member(kind, block, stream, tree, ahead, everywhere)
             ahead = _Ahead()
-        ordinary = not ahead.any and not everywhere
     if ahead.any:
         raise CorruptArchive("the archive ends between an extended header and its member")
     _drain(stream, tree)
+
+
+def _ordinary(stream: Stream) -> list[Ordinary]:
+    """Take the members that come next, as far as their headers are ordinary and they lie in one buffer; maybe none."""
+    # There may be millions of them: written out rather than composed, each call would be a tenth of one.
+    members: list[Ordinary] = []
+    view, at = stream.window()
+    end = len(view)
+    if end - at < BLOCK_BYTES or view[at + 156] not in _ORDINARY_KINDS:  # what follows may all be extended
+        return members
+    last_mode = last_mtime = b""
+    permissions = mtime_ns = 0
+    while len(members) < _MOST_AT_ONCE and (match := _ORDINARY.match(view, at)) is not None:
+        name, mode, size, mtime, checksum, kind, prefix = match.groups()
+        start = at + BLOCK_BYTES
+        # Each of the three is 1 more than a sum; the field ends in a NUL and a space and counts as eight spaces.
+        if (
+            (_adler32(view[at : at + 256]) & 0xFFFF)
+            + (_adler32(view[at + 256 : start]) & 0xFFFF)
+            - (_adler32(checksum) & 0xFFFF)
+            + 223
+        ) != int(checksum, 8):
+            break
+        if prefix:
+            name = prefix + b"/" + name
+        if mode != last_mode:
+            last_mode, permissions = mode, int(mode, 8)
+        if mtime != last_mtime:
+            last_mtime, mtime_ns = mtime, int(mtime, 8) * _SECOND
+        if kind == b"5":
+            members.append((name, permissions, mtime_ns, None))
+            at = start
+            continue
+        stop = start + int(size, 8)
+        following = stop + (start - stop) % BLOCK_BYTES
+        if following > end or name[-1] == 0x2F:
+            break
+        members.append((name, permissions, mtime_ns, view[start:stop]))
+        at = following
+    stream.move_to(at)
+    return members
 
 
 def _drain(stream: Stream, tree: Tree) -> None:

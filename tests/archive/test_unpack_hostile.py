@@ -296,6 +296,18 @@ def test_more_members_than_allowed(place):
     assert len(place.names()) == 5
 
 
+def test_limits_passed_among_many_members_leave_exactly_what_fits(place):
+    members = tar(*((f"{number:03}", FILE, b"x") for number in range(300)))
+    error = refused(place, members, LimitExceeded, "more than 150 members", budget=Budget(Limits(max_members=150)))
+    assert (error.seen, len(place.names())) == (151, 150)
+
+
+def test_bytes_passed_among_many_members_leave_exactly_what_fits(place):
+    members = tar(*((f"{number:03}", FILE, b"x" * 10) for number in range(300)))
+    error = refused(place, members, LimitExceeded, "more than 1005 bytes", budget=Budget(max_bytes=1005))
+    assert (error.seen, len(place.names())) == (1010, 100)
+
+
 def bomb(count: int, name: str = "bomb"):
     """A gzip of ``count`` zeros in a tar, made piece by piece."""
     info = tarfile.TarInfo(name)
