@@ -67,7 +67,6 @@ GOALS = [
     *_against("upload-small-tar", (0.9, ("tar c | s5cmd pipe",)), (0.3, ("tarfile + boto3",))),
     *_against("far-fetch-large-tar", (0.8, ("s5cmd cat | tar x",))),
     *_against("far-prefix", (0.8, ("s5cmd cp",))),
-    *_against("far-objects", (0.8, ("s5cmd run",))),
     Goal(work="eight-at-once", peers=("python",), at_most=256 << 20, measure="peak_bytes", over=True),
     Goal(work="start", ours=f"{OURS}, import and loads", peers=("pydantic, one model",), at_most=0.08, over=True),
     Goal(work="start", ours=f"{OURS} --help", peers=("python",), at_most=0.15, over=True),

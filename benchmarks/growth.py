@@ -48,11 +48,14 @@ class Curve:
 
     Attributes:
         unit: of the amounts, in words.
+        least, most: the ends, in words.
         seconds, peak_mib: by amount, in order.
     """
 
     name: str
     unit: str
+    least: str
+    most: str
     seconds: Sequence[tuple[float, float]]
     peak_mib: Sequence[tuple[float, float]]
 
@@ -64,16 +67,22 @@ def curves(results: Results, kind: str) -> list[Curve]:
     names = dict.fromkeys(outcome.name for work in works for outcome in work.outcomes)
     found = []
     for name in names:
-        there = [(_amount(work) / one, it) for work in works if (it := work.by_name.get(name)) is not None and it.ok]
+        there = [(work, it) for work in works if (it := work.by_name.get(name)) is not None and it.ok]
         if len(there) >= 3:
-            seconds = [(amount, outcome.median()) for amount, outcome in there]
-            peaks = [(amount, outcome.median("peak_bytes") / MIB) for amount, outcome in there]
-            found.append(Curve(name, unit, seconds, peaks))
+            seconds = [(_amount(work) / one, it.median()) for work, it in there]
+            peaks = [(_amount(work) / one, it.median("peak_bytes") / MIB) for work, it in there]
+            ends = [_said(kind, there[at][0]) for at in (0, -1)]
+            found.append(Curve(name, unit, *ends, seconds, peaks))
     return found
 
 
 def _amount(work: Measured) -> int:
     return work.amount or 0
+
+
+def _said(kind: str, work: Measured) -> str:
+    amount = _amount(work)
+    return f"{amount / MIB:,.4g} MiB" if kind == "bytes" else f"{amount:,}"
 
 
 def table(results: Results) -> str:
@@ -89,7 +98,7 @@ def table(results: Results) -> str:
         lines.append(
             row(
                 curve.name,
-                f"{curve.seconds[0][0]:.4g} to {curve.seconds[-1][0]:.4g}",
+                f"{curve.least} to {curve.most}",
                 f"{line.at_once:.3f}",
                 f"{line.per_unit:.4f}",
                 curve.unit,
