@@ -105,7 +105,7 @@ def _bars(pane: Any, work: Measured) -> None:
             label.set(weight="bold", color=MINE)
     wide = max(medians) > WIDE * min(medians)
     if wide:
-        pane.set_xscale("log")
+        _logarithmic(pane, pane.xaxis)
     pane.margins(x=0.1)
     pane.set_title(f"{work.title}{f', {work.server}' if work.server else ''}", loc="left", fontsize=9)
     pane.set_xlabel(f"seconds, whole process{', logarithmic' if wide else ''}")
@@ -118,18 +118,26 @@ def _curves(panes: Any, curves: list[Curve]) -> None:
         mine = curve.name.startswith(OURS)
         style: dict[str, Any] = {"color": colour(curve.name), "marker": "o", "markersize": 5 if mine else 3}
         line = Line.through(curve.seconds)
-        amounts = [amount for amount, _ in curve.seconds]
+        least, most = curve.seconds[0][0], curve.seconds[-1][0]
+        amounts = [least * (most / least) ** (step / 50) for step in range(51)]
         said = f"{curve.name}: {line.at_once:.2g} s + {line.per_unit:.2g} s per {curve.unit}"
         panes[0].plot(*zip(*curve.seconds, strict=True), linestyle="none", **style)
         panes[0].plot(
             amounts, list(map(line.at, amounts)), color=style["color"], label=said, linewidth=2 if mine else 1
         )
         panes[1].plot(*zip(*curve.peak_mib, strict=True), label=curve.name, **style)
-    panes[0].set_yscale("log")
+    _logarithmic(panes[0], panes[0].yaxis)
     panes[1].set_ylim(bottom=0)
     for pane, title in zip(panes, ("seconds, and a straight line", "peak memory, MiB"), strict=True):
-        pane.set_xscale("log")
+        _logarithmic(pane, pane.xaxis)
         pane.set_xlabel(f"{curves[0].unit}, logarithmic")
         pane.set_title(title, loc="left", fontsize=9)
         pane.spines[["top", "right"]].set_visible(False)
         pane.legend(frameon=False, fontsize=7)
+
+
+def _logarithmic(pane: Any, axis: Any) -> None:
+    """Decades, as plain numbers."""
+    pane.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
