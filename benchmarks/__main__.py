@@ -28,7 +28,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
         "--quick", action="store_true", help="only what has a goal, smaller, in 3 minutes beside making environments"
     )
     parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="move so many times what is usual [1]")
-    parser.add_argument("--only", metavar="NAME,...", help="these works only; see --list")
+    parser.add_argument("--only", metavar="NAME,...", help="these works only, fetch-* is all that begin so; see --list")
     parser.add_argument(
         "--peers", metavar="TEXT,...", help="this project, and only peers whose name holds one of these"
     )
@@ -163,12 +163,12 @@ def main(given: Sequence[str] | None = None) -> int:
     with_goal = {goal.work for goal in GOALS}
     chosen = [work for work in every if not options.quick or work.name in with_goal]
     if options.only:
-        names = options.only.split(",")
-        unknown = set(names) - {work.name for work in every}
+        patterns = options.only.split(",")
+        unknown = [one for one in patterns if not any(docs.matches(work.name, one) for work in every)]
         if unknown:
-            print(f"no such work: {', '.join(sorted(unknown))}; see --list", file=sys.stderr)
+            print(f"no such work: {', '.join(unknown)}; see --list", file=sys.stderr)
             return 2
-        chosen = [work for work in every if work.name in names]
+        chosen = [work for work in every if any(docs.matches(work.name, one) for one in patterns)]
     results = Results(
         quick=options.quick or options.scale < 1, runs=options.runs, to="a disk" if options.to else "memory (tmpfs)"
     )
