@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import docs, report, services
+from benchmarks import docs, growth, report, services
 from benchmarks.content import Shelf
 from benchmarks.goals import GOALS, Goal
 from benchmarks.measure import Outcome, rounds
@@ -22,8 +24,11 @@ from benchmarks.works import FULL, QUICK, Place, Work, works
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="This project against its peers, side by side.")
-    parser.add_argument("--quick", action="store_true", help="only works that have a goal, smaller, in 3 minutes")
-    parser.add_argument("--only", metavar="NAME,...", help="these works only; see --list")
+    parser.add_argument(
+        "--quick", action="store_true", help="only what has a goal, smaller, in 3 minutes beside making environments"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="move so many times what is usual [1]")
+    parser.add_argument("--only", metavar="NAME,...", help="these works only, fetch-* is all that begin so; see --list")
     parser.add_argument(
         "--peers", metavar="TEXT,...", help="this project, and only peers whose name holds one of these"
     )
@@ -95,8 +100,8 @@ class Servers:
 
 
 def wanted(name: str, goals: Sequence[Goal], options: argparse.Namespace) -> bool:
-    """Is this contender asked for? This project and the floor always are."""
-    if name.startswith((OURS, "import", FLOOR)):
+    """Is this contender asked for? This project always is, the floor but for the quick run."""
+    if name.startswith(OURS) or (name == FLOOR and not options.quick):
         return True
     if options.peers is not None:
         return any(part in name for part in options.peers.split(","))
@@ -107,10 +112,11 @@ def measure(work: Work, place: Place, folder: Path, options: argparse.Namespace)
     """Prepare one work, let its contenders take turns, and put everything away."""
     goals = [goal for goal in GOALS if goal.work == work.name]
     prepared = work.prepare(place)
+    how = {"runs": 1, "warm_up": False, "timeout_seconds": 3600.0} if work.disk_bytes else {"runs": options.runs}
     try:
         contenders = {name: it for name, it in prepared.contenders.items() if wanted(name, goals, options)}
         tell = lambda text: say(f"{work.name}: {text}")
-        return rounds(contenders, folder, runs=options.runs, expected=prepared.expected, say=tell)
+        return rounds(contenders, folder, expected=prepared.expected, say=tell, **how)
     finally:
         prepared.close()
 
@@ -121,10 +127,12 @@ def run(options: argparse.Namespace, chosen: Sequence[Work], results: Results) -
     shelf = Shelf(keep, say)
     to = options.to or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=to)))
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        folder, on_disk, scratch = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=where)))
+            for where in (to, keep, None)
+        )
         against = stack.enter_context(copies(options.against, keep))
-        programs = Programs(peers=keep / "peers", against=against)
+        programs = Programs(peers=services.ROOT / ".bench" / "peers", against=against)
         running = Servers(stack, shelf)
         for work in chosen:
             try:
@@ -132,8 +140,13 @@ def run(options: argparse.Namespace, chosen: Sequence[Work], results: Results) -
             except FileNotFoundError as error:
                 results.works.append(Measured.of(work, {}, why=f"not here: {error}"))
                 continue
+            if work.disk_bytes > (free := shutil.disk_usage(keep).free):
+                why = f"not here: {work.disk_bytes >> 20:,} MiB of disk are needed, {free >> 20:,} are free"
+                results.works.append(Measured.of(work, {}, why=why))
+                continue
             place = Place(shelf=shelf, programs=programs, server=server, scratch=scratch)
-            measured = Measured.of(work, measure(work, place, folder / "into", options))
+            into = (on_disk if work.disk_bytes else folder) / "into"
+            measured = Measured.of(work, measure(work, place, into, options))
             results.works.append(measured)
             say("")
             print(report.table(measured), flush=True)
@@ -142,20 +155,23 @@ def run(options: argparse.Namespace, chosen: Sequence[Work], results: Results) -
 def main(given: Sequence[str] | None = None) -> int:
     """Measure, print, write. 1 when a contender failed; one that is not here is no failure."""
     options = arguments(sys.argv[1:] if given is None else given)
-    every = works(QUICK if options.quick else FULL, growth=not options.quick)
+    began = time.monotonic()
+    every = works((QUICK if options.quick else FULL).scaled(options.scale))
     if options.list:
         print("\n".join(f"{work.name:28} {work.title}" for work in every))
         return 0
     with_goal = {goal.work for goal in GOALS}
     chosen = [work for work in every if not options.quick or work.name in with_goal]
     if options.only:
-        names = options.only.split(",")
-        unknown = set(names) - {work.name for work in every}
+        patterns = options.only.split(",")
+        unknown = [one for one in patterns if not any(docs.matches(work.name, one) for work in every)]
         if unknown:
-            print(f"no such work: {', '.join(sorted(unknown))}; see --list", file=sys.stderr)
+            print(f"no such work: {', '.join(unknown)}; see --list", file=sys.stderr)
             return 2
-        chosen = [work for work in every if work.name in names]
-    results = Results(quick=options.quick, runs=options.runs, to="a disk" if options.to else "memory (tmpfs)")
+        chosen = [work for work in every if any(docs.matches(work.name, one) for one in patterns)]
+    results = Results(
+        quick=options.quick or options.scale < 1, runs=options.runs, to="a disk" if options.to else "memory (tmpfs)"
+    )
     if options.source:
         results = Results.load(Path(options.source))
         anew = {work.name for work in chosen} if options.only else set()
@@ -163,9 +179,12 @@ def main(given: Sequence[str] | None = None) -> int:
         print("\n".join(report.table(work) for work in results.works))
     if options.only or not options.source:
         run(options, chosen, results)
+        results.seconds += time.monotonic() - began
     order = [work.name for work in every]
     results.works.sort(key=lambda work: order.index(work.name))
+    print(growth.table(results))
     print(report.goals(results))
+    print(f"\n{results.seconds:.0f} s in all")
     if options.json:
         results.save(Path(options.json))
     if options.plots or options.write_docs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -100,7 +101,7 @@ class Shelf:
         """Write a few different files, then the others ``again`` from those."""
         self._say(f"making {files.count} files of {files.size_bytes} bytes")
         path.mkdir(parents=True)
-        names = [path / f"folder-{number // 500:04}" / f"file-{number:06}.bin" for number in range(files.count)]
+        names = [path / name for name in _names(files)]
         for number, name in enumerate(names):
             name.parent.mkdir(exist_ok=True)
             if number < DIFFERENT:
@@ -120,6 +121,26 @@ class Shelf:
                 command = ["tar", "-c", "--sort=name", "--owner=0", "--group=0", "--mtime=@1700000000"]
                 self._publish(key, [*command, "--hard-dereference", "-C", str(tree), "."], COMPRESS[kind])
         return key
+
+    def sparse_archive(self, files: Files) -> tuple[str, str]:
+        """The key of a tar of files of zeros, which takes no room on a disk that knows holes, and what is in it.
+
+        Returns:
+            The key, and the digest of what it unpacks to.
+        """
+        key = f"zeros-{files.name}.tar"
+        path, partial = self.bucket / key, self.bucket / f"{key}.partial"
+        if not path.exists():
+            self._say(f"making {key}")
+            with partial.open("wb") as out:
+                for name in _names(files):
+                    member = tarfile.TarInfo(name)
+                    member.size = files.size_bytes
+                    out.write(member.tobuf(tarfile.USTAR_FORMAT))
+                    out.seek(files.size_bytes + -files.size_bytes % tarfile.BLOCKSIZE, os.SEEK_CUR)
+                out.truncate(out.tell() + 2 * tarfile.BLOCKSIZE)
+            partial.rename(path)
+        return key, self.digest(key, lambda: _of_all((name, _of_zeros(files.size_bytes)) for name in _names(files)))
 
     def archive_digest(self, files: Files, compute: Callable[[], str] | None = None) -> str:
         """Of what is in the folder's archives, of every kind."""
@@ -176,6 +197,19 @@ class Shelf:
 
     def file_digest(self, key: str) -> str:
         return self.digest(key, lambda: file_digest(self.bucket / key))
+
+
+def _names(files: Files) -> list[str]:
+    return [f"folder-{number // 500:04}/file-{number:06}.bin" for number in range(files.count)]
+
+
+@functools.cache
+def _of_zeros(size: int) -> str:
+    digest, piece = hashlib.sha256(), bytes(MIB)
+    for _ in range(size // MIB):
+        digest.update(piece)
+    digest.update(piece[: size % MIB])
+    return digest.hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import growth, report
 from benchmarks.report import Results
 from benchmarks.services import ROOT
 
@@ -18,8 +18,8 @@ BLOCK = re.compile(r"(<!-- bench:([a-z0-9*,-]+) -->\n)(.*?)(<!-- /bench -->)", r
 def write(results: Results, pictures: Sequence[Path] = (), page: Path = PAGE) -> None:
     """Fill the page's blocks.
 
-    A block is ``machine``, ``goals``, ``plot-`` and a picture's name, or the names of works with commas between them,
-    where ``fetch-*`` stands for all that begin so. One whose works were not measured stays as it is.
+    A block is ``machine``, ``goals``, ``growth``, ``plot-`` and a picture's name, or the names of works with commas
+    between them, where ``fetch-*`` stands for all that begin so. One whose works were not measured stays as it is.
 
     Args:
         pictures: of :func:`benchmarks.plots.draw`, in ``IMAGES``.
@@ -39,6 +39,8 @@ def _filled(name: str, results: Results, pictures: Sequence[Path]) -> str:
         return _machine(results)
     if name == "goals":
         return report.goals(results) + "\n"
+    if name == "growth":
+        return lines + "\n" if (lines := growth.table(results)) else ""
     chosen = [work for pattern in name.split(",") for work in results.works if matches(work.name, pattern)]
     return "".join(report.table(work) + "\n" for work in chosen)
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from benchmarks.measure import Outcome, ratio
 from benchmarks.peers import OURS
 
-OBJECTS = f"{OURS}, request"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
@@ -51,26 +49,27 @@ class Verdict:
 
 
 def _against(work: str, *rows: tuple[float, tuple[str, ...]]) -> list[Goal]:
-    ours = OBJECTS if work.endswith("objects") else OURS
-    return [Goal(work=work, peers=peers, at_most=at_most, ours=ours) for at_most, peers in rows]
+    return [Goal(work=work, peers=peers, at_most=at_most) for at_most, peers in rows]
 
 
 _CURL, _BOTO3 = ("curl | tar x",), ("boto3 + tarfile",)
+_EIGHT, _PARALLEL = ("boto3, 8 threads",), ("curl --parallel",)
 GOALS = [
     *_against("fetch-large-tar", (0.45, _CURL), (0.25, _BOTO3)),
     *_against("fetch-large-gz", (0.15, _CURL), (0.30, _BOTO3)),
     *_against("fetch-small-tar", (1.0, _CURL), (0.08, _BOTO3)),
     *_against("fetch-small-gz", (0.35, _CURL), (0.10, _BOTO3)),
-    *_against("objects", (0.12, ("boto3, 8 threads",)), (0.4, ("s5cmd run",)), (2.0, ("curl --parallel",))),
+    *_against("prefix", (0.12, _EIGHT), (0.4, ("s5cmd cp",)), (2.0, _PARALLEL)),
+    *_against("objects", (0.12, _EIGHT), (0.4, ("s5cmd run",)), (2.0, _PARALLEL)),
     *_against("object", (0.9, ("curl", "s5cmd cp", "rclone copyto", "boto3"))),
     *_against("upload-large-tar", (0.8, ("tar c | s5cmd pipe", "tar c | rclone rcat"))),
     *_against("upload-large-gz", (0.17, ("tar cz | s5cmd pipe",)), (0.2, ("tarfile + boto3",))),
     *_against("upload-small-tar", (0.9, ("tar c | s5cmd pipe",)), (0.3, ("tarfile + boto3",))),
     *_against("far-fetch-large-tar", (0.8, ("s5cmd cat | tar x",))),
-    *_against("far-objects", (0.8, ("s5cmd run",))),
+    *_against("far-prefix", (0.8, ("s5cmd cp",))),
     Goal(work="eight-at-once", peers=("python",), at_most=256 << 20, measure="peak_bytes", over=True),
-    Goal(work="start", ours="import artifacts, loads", peers=("pydantic, one model",), at_most=0.08, over=True),
-    Goal(work="start", ours="artifacts --help", peers=("python",), at_most=0.15, over=True),
+    Goal(work="start", ours=f"{OURS}, import and loads", peers=("pydantic, one model",), at_most=0.08, over=True),
+    Goal(work="start", ours=f"{OURS} --help", peers=("python",), at_most=0.15, over=True),
 ]
 
 

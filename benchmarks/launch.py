@@ -7,6 +7,7 @@ boto3 would make every ``curl`` look like 100 MB.
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -17,6 +18,13 @@ def main() -> None:
     argvs, errors = job["argvs"], os.open(job["errors"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     reading = os.open(job["stdin"], os.O_RDONLY)
     os.chdir(job["folder"])
+    # What it starts inherits both.
+    if job["group"]:
+        joining = os.open(job["group"] + "/cgroup.procs", os.O_WRONLY)
+        os.write(joining, b"0")
+        os.close(joining)
+    if job["data_bytes"]:
+        resource.setrlimit(resource.RLIMIT_DATA, (job["data_bytes"], job["data_bytes"]))
     pids: list[int] = []
     timed_out = False
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.confine import Confinement
+
 LAUNCH = Path(__file__).with_name("launch.py")
 
 
@@ -24,12 +26,14 @@ class Pipeline:
         argvs: one command line a process.
         environ: beside ``base_environ``.
         stdout: where the last one writes.
+        confinement: what memory they may use.
     """
 
     argvs: Sequence[Sequence[str]]
     environ: Mapping[str, str] = field(default_factory=dict)
     stdin: str = os.devnull
     stdout: str = os.devnull
+    confinement: Confinement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +44,14 @@ class Contender:
         pipeline: makes the processes; given the folder that takes their output.
         missing: why it cannot run here, None when it can.
         digest: of what it left in the folder (or in the store); called once, outside the timing.
+        note: what else there is to say of a run, asked after each.
         prepare, clean: before and after each run, outside the timing; given the folder.
     """
 
     pipeline: Callable[[Path], Pipeline]
     missing: str | None = None
     digest: Callable[[Path], str] | None = None
+    note: Callable[[], str] | None = None
     prepare: Callable[[Path], None] | None = None
     clean: Callable[[Path], None] | None = None
 
@@ -72,12 +78,14 @@ class Outcome:
 
     Attributes:
         why: it is not here, or it failed: then ``runs`` does not count. Empty when all is well.
+        note: what else there is to say of its last run.
     """
 
     name: str
     runs: list[Run] = field(default_factory=list)
     why: str = ""
     missing: bool = False
+    note: str = ""
 
     @property
     def ok(self) -> bool:
@@ -124,7 +132,12 @@ def run(pipeline: Pipeline, *, timeout_seconds: float = 900.0) -> Run:
             "errors": str(errors),
             "folder": home,
             "timeout_seconds": timeout_seconds,
+            "group": "",
+            "data_bytes": 0,
         }
+        if (confinement := pipeline.confinement) is not None:
+            job["group"] = str(confinement.group or "")
+            job["data_bytes"] = 0 if confinement.group else confinement.limit_bytes
         command = [sys.executable, "-I", "-S", str(LAUNCH)]
         # It finds programs by its own PATH, not by theirs.
         own = {"PATH": environ["PATH"]}
@@ -176,10 +189,11 @@ def rounds(
     *,
     runs: int,
     expected: str | None,
+    warm_up: bool = True,
     timeout_seconds: float = 900.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Outcome]:
-    """Let contenders take turns: a warm-up round whose output is compared, then ``runs`` that count.
+    """Let contenders take turns: a warm-up round, then ``runs`` that count. The first round's output is compared.
 
     The order rotates by one each round, so that none always follows the same. One that fails is out, and says why.
 
@@ -192,7 +206,7 @@ def rounds(
         if contender.missing is not None:
             outcomes[name].why, outcomes[name].missing = contender.missing, True
     names = list(contenders)
-    for number in range(runs + 1):
+    for number in range(0 if warm_up else 1, runs + 1):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             outcome = outcomes[name]
@@ -200,13 +214,16 @@ def rounds(
                 continue
             say(f"{'warm-up' if not number else f'{number}/{runs}'}: {name}")
             try:
-                done = _once(contenders[name], folder, timeout_seconds, expected=expected if not number else None)
+                first = number == (0 if warm_up else 1)
+                done = _once(contenders[name], folder, timeout_seconds, expected=expected if first else None)
             except Failed as error:
                 outcome.why = str(error)
                 outcome.runs.clear()
                 continue
             if number:
                 outcome.runs.append(done)
+            if (note := contenders[name].note) is not None:
+                outcome.note = note()
     return outcomes
 
 

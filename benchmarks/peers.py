@@ -32,6 +32,29 @@ class Programs:
     peers: Path
     against: Mapping[str, Path]
 
+    @property
+    def copies(self) -> dict[str, Path]:
+        """Where this project is, and where it is at other commits, by what is put behind a contender's name."""
+        return {"": ROOT} | {f" {name}": root for name, root in self.against.items()}
+
+    def ours(
+        self, name: str, *arguments: str | Callable[[Path], str], environ: Mapping[str, str] | None = None
+    ) -> dict[str, Contender]:
+        """``python ARGUMENTS`` with this project on its path, and the same at other commits.
+
+        Args:
+            arguments: one that is callable is given the folder that takes the output.
+        """
+
+        def make(root: Path) -> Callable[[Path], Pipeline]:
+            def pipeline(into: Path) -> Pipeline:
+                given = [one(into) if callable(one) else one for one in arguments]
+                return Pipeline(argvs=[[sys.executable, *given]], environ={**(environ or {}), "PYTHONPATH": str(root)})
+
+            return pipeline
+
+        return {name + copy: Contender(pipeline=make(root)) for copy, root in self.copies.items()}
+
     def missing(self, name: str) -> str | None:
         """Why a program cannot run, None when it can."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -66,21 +89,12 @@ class Peers:
         missing = next((why for name in needs if (why := self.programs.missing(name))), None)
         return Contender(pipeline=make, missing=missing)
 
-    def pipe(self, *argvs: Sequence[str], stdout: str = os.devnull, more: Mapping[str, str] | None = None) -> Pipeline:
-        return Pipeline(argvs=argvs, environ={**self.server.environ, **(more or {})}, stdout=stdout)
+    def pipe(self, *argvs: Sequence[str]) -> Pipeline:
+        return Pipeline(argvs=argvs, environ=self.server.environ)
 
-    def ours(self, *arguments: str | Callable[[Path], str]) -> dict[str, Contender]:
+    def ours(self, *arguments: str | Callable[[Path], str], name: str = OURS) -> dict[str, Contender]:
         """This project's command, and the same at other commits; a callable argument is given the folder."""
-
-        def make(root: Path) -> Callable[[Path], Pipeline]:
-            def pipeline(into: Path) -> Pipeline:
-                given = [one(into) if callable(one) else one for one in arguments]
-                return self.pipe([sys.executable, "-m", "artifacts.cli", *given], more={"PYTHONPATH": str(root)})
-
-            return pipeline
-
-        copies = {OURS: ROOT} | {f"{OURS} {name}": root for name, root in self.programs.against.items()}
-        return {name: Contender(pipeline=make(root)) for name, root in copies.items()}
+        return self.programs.ours(name, "-m", "artifacts.cli", *arguments, environ=self.server.environ)
 
     def library(self, name: str, work: str, key: str, target: Callable[[Path], str]) -> Contender:
         def pipeline(into: Path) -> Pipeline:
@@ -135,61 +149,46 @@ class Peers:
 
     def unpacking(self, key: str, kind: str) -> dict[str, Contender]:
         """Everything that fetches the archive ``key`` and unpacks it into the folder ``out``."""
-        found = self.ours("get", "--quiet", "--unpack", self.server.url(key, self.bucket), _out)
+        found = self.ours("get", "--quiet", "--unpack", self.server.url(key, self.bucket), out)
         if kind in ("tar", "gz"):
-            found[FLOOR] = self.floor("floor_fetch.py", key, _out)
+            found[FLOOR] = self.floor("floor_fetch.py", key, out)
         for name, (needs, command) in self.reading(key).items():
             tar = ["tar", "-x", *UNTAR[kind], "-f", "-", "-C"]
             found[f"{name} | tar x"] = replace(
-                self.contender(lambda into, command=command, tar=tar: self.pipe(command, [*tar, _out(into)]), needs),
+                self.contender(lambda into, command=command, tar=tar: self.pipe(command, [*tar, out(into)]), needs),
                 prepare=lambda into: (into / "out").mkdir(),
             )
         for name in LIBRARIES:
-            found[f"{name} + tarfile"] = self.library(name, "unpack", key, _out)
+            found[f"{name} + tarfile"] = self.library(name, "unpack", key, out)
         return found
 
     def one_file(self, key: str) -> dict[str, Contender]:
         """Everything that fetches one object into the file ``out``."""
-        found = self.ours("get", "--quiet", self.server.url(key, self.bucket), _out)
+        found = self.ours("get", "--quiet", self.server.url(key, self.bucket), out)
         s3 = f"s3://{self.bucket}/{key}"
         for name, needs, command in (
-            ("curl", "curl", lambda into: [*self.curl(), "--output", _out(into), self.http(key)]),
-            ("s5cmd cp", "s5cmd", lambda into: [*self.s5cmd(), "cp", s3, _out(into)]),
-            ("rclone copyto", "rclone", lambda into: [*self.rclone(), "copyto", self.rclone_name(key), _out(into)]),
-            ("aws s3 cp", "aws", lambda into: [*self.aws(), "s3", "cp", "--quiet", s3, _out(into)]),
+            ("curl", "curl", lambda into: [*self.curl(), "--output", out(into), self.http(key)]),
+            ("s5cmd cp", "s5cmd", lambda into: [*self.s5cmd(), "cp", s3, out(into)]),
+            ("rclone copyto", "rclone", lambda into: [*self.rclone(), "copyto", self.rclone_name(key), out(into)]),
+            ("aws s3 cp", "aws", lambda into: [*self.aws(), "s3", "cp", "--quiet", s3, out(into)]),
         ):
             found[name] = self.contender(lambda into, command=command: self.pipe(command(into)), needs)
         for name in LIBRARIES:
-            found[name] = self.library(name, "file", key, _out)
+            found[name] = self.library(name, "file", key, out)
         return found
 
     def many_objects(self, keys: Sequence[str], lists: Path, request: Path) -> dict[str, Contender]:
-        """Everything that fetches many small objects into one folder.
+        """Everything that fetches many small objects, which are known by name, into one folder.
 
         Args:
             lists: a folder for the lists of keys that the programs take.
             request: a document that names the same objects as artifacts.
         """
-        prefix = keys[0].rpartition("/")[0]
         lists.mkdir(parents=True, exist_ok=True)
         (lists / "keys").write_text("\n".join(keys))
-        found = {
-            f"{name}, request": contender
-            for name, contender in self.ours(
-                "stage", "--quiet", "--endpoint", self.server.endpoint_url, "--into", _out, str(request)
-            ).items()
-        }
-        if self.server.kind != NGINX:
-            url = self.server.url(f"{prefix}/", self.bucket)
-            found |= {
-                f"{name}, prefix": contender
-                for name, contender in self.ours("get", "--quiet", url, lambda into: f"{_out(into)}/").items()
-            }
-
-        def curl(into: Path) -> Pipeline:
-            lines = [f'url = "{self.http(key)}"\noutput = "{into / _name(key)}"\n' for key in keys]
-            (lists / "curl").write_text("".join(lines))
-            return self.pipe([*self.curl(), "--parallel", "--config", str(lists / "curl")])
+        endpoint = ("--endpoint", self.server.endpoint_url)
+        found = self.ours("stage", "--quiet", *endpoint, "--into", out, str(request))
+        found["curl --parallel"] = self._curl_parallel(keys, lists)
 
         def s5cmd(into: Path) -> Pipeline:
             lines = [f"cp s3://{self.bucket}/{key} {into / _name(key)}\n" for key in keys]
@@ -198,22 +197,39 @@ class Peers:
 
         def rclone(into: Path) -> Pipeline:
             chosen = ["--files-from-raw", str(lists / "keys"), "--no-traverse"]
-            source = ":http:" if self.server.kind == NGINX else ":s3:"
-            return self.pipe([*self.rclone(), "copy", *chosen, f"{source}{self.bucket}", str(into)])
+            return self.pipe([*self.rclone(), "copy", *chosen, self.rclone_name(""), str(into)])
 
-        found["curl --parallel"] = self.contender(curl, "curl")
         found["s5cmd run"] = self.contender(s5cmd, "s5cmd")
         found["rclone copy"] = self.contender(rclone, "rclone")
-        if self.server.kind != NGINX:
-            copy = ["s3", "cp", "--quiet", "--recursive", f"s3://{self.bucket}/{prefix}/"]
-            found["aws s3 cp --recursive"] = self.contender(
-                lambda into: self.pipe([*self.aws(), *copy, str(into)]), "aws"
-            )
-        for name in LIBRARIES:
-            found[f"{name}, 8 threads" if name != "s3fs" else name] = self.library(
-                name, "objects", str(lists / "keys"), str
-            )
-        return found
+        return found | self._libraries_in_threads("objects", str(lists / "keys"))
+
+    def under_prefix(self, keys: Sequence[str], lists: Path) -> dict[str, Contender]:
+        """Everything that lists a prefix and fetches what is there into one folder; curl is given the names."""
+        prefix = keys[0].rpartition("/")[0]
+        lists.mkdir(parents=True, exist_ok=True)
+        s3 = f"s3://{self.bucket}/{prefix}/"
+        found = self.ours("get", "--quiet", self.server.url(f"{prefix}/", self.bucket), lambda into: f"{out(into)}/")
+        found["curl --parallel"] = self._curl_parallel(keys, lists)
+        for name, needs, command in (
+            ("s5cmd cp", "s5cmd", [*self.s5cmd(), "cp", f"{s3}*"]),
+            ("rclone copy", "rclone", [*self.rclone(), "copy", self.rclone_name(prefix)]),
+            ("aws s3 cp --recursive", "aws", [*self.aws(), "s3", "cp", "--quiet", "--recursive", s3]),
+        ):
+            found[name] = self.contender(lambda into, command=command: self.pipe([*command, f"{into}/"]), needs)
+        return found | self._libraries_in_threads("prefix", f"{prefix}/")
+
+    def _curl_parallel(self, keys: Sequence[str], lists: Path) -> Contender:
+        def pipeline(into: Path) -> Pipeline:
+            lines = [f'url = "{self.http(key)}"\noutput = "{into / _name(key)}"\n' for key in keys]
+            (lists / "curl").write_text("".join(lines))
+            return self.pipe([*self.curl(), "--parallel", "--config", str(lists / "curl")])
+
+        return self.contender(pipeline, "curl")
+
+    def _libraries_in_threads(self, work: str, key: str) -> dict[str, Contender]:
+        return {
+            f"{name}, 8 threads" if name != "s3fs" else name: self.library(name, work, key, str) for name in LIBRARIES
+        }
 
     def uploading(self, key: str, tree: Path) -> dict[str, Contender]:
         """Everything that packs the folder ``tree`` and uploads it to ``key``."""
@@ -234,7 +250,7 @@ class Peers:
         return found
 
 
-def _out(into: Path) -> str:
+def out(into: Path) -> str:
     return str(into / "out")
 
 

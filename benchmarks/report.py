@@ -62,7 +62,7 @@ class Measured:
     @property
     def ours(self) -> Outcome | None:
         """What the others are compared with: the first of this project's that ran."""
-        return next((one for one in self.outcomes if one.name.startswith((OURS, "import")) and one.ok), None)
+        return next((one for one in self.outcomes if one.name.startswith(OURS) and one.ok), None)
 
 
 @dataclass(kw_only=True)
@@ -70,12 +70,15 @@ class Results:
     """One run of the whole.
 
     Attributes:
+        quick: at sizes smaller than the goals are meant for.
         to: where contenders wrote, in words.
+        seconds: what it took in all, making contents and comparing them included.
     """
 
     quick: bool
     runs: int
     to: str
+    seconds: float = 0.0
     machine: dict[str, Any] = field(default_factory=machine)
     works: list[Measured] = field(default_factory=list)
 
@@ -108,10 +111,11 @@ class Results:
             )
             for work in read["works"]
         ]
-        return cls(quick=read["quick"], runs=read["runs"], to=read["to"], machine=read["machine"], works=works)
+        return cls(**{key: read[key] for key in ("quick", "runs", "to", "seconds", "machine")}, works=works)
 
 
-def _row(*cells: str) -> str:
+def row(*cells: str) -> str:
+    """One row of a table in Markdown."""
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
@@ -122,16 +126,16 @@ def table(work: Measured) -> str:
     if work.why:
         return "\n".join([*lines, work.why])
     heads = ("", "min s", "median s", "max s", "CPU s", "peak MiB", "in all MiB", f"{OURS} / it")
-    lines += [_row(*heads), _row("---", *["---:"] * 7)]
+    lines += [row(*heads), row("---", *["---:"] * 7)]
     ours = work.ours
     for outcome in work.outcomes:
         if not outcome.ok:
-            lines.append(_row(outcome.name, outcome.why or "no runs", *[""] * 6))
+            lines.append(row(outcome.name, outcome.why or "no runs", *[""] * 6))
             continue
         seconds = outcome.values("seconds")
         compared = "" if ours is None or ours is outcome else f"{ratio(ours, outcome):.2f}"
         lines.append(
-            _row(
+            row(
                 outcome.name,
                 *(f"{value:.3f}" for value in (min(seconds), outcome.median(), max(seconds))),
                 f"{outcome.median('cpu_seconds'):.2f}",
@@ -140,6 +144,7 @@ def table(work: Measured) -> str:
                 compared,
             )
         )
+    lines += [f"\n{outcome.name}: {outcome.note}." for outcome in work.outcomes if outcome.ok and outcome.note]
     return "\n".join(lines)
 
 
@@ -159,8 +164,8 @@ def goals(results: Results) -> str:
         title += "; sizes are smaller than the goals are meant for, so start times weigh more"
     lines = [
         title + "\n",
-        _row("work", "against", "at most", "measured", ""),
-        _row("---", "---", "---:", "---:", "---"),
+        row("work", "against", "at most", "measured", ""),
+        row("---", "---", "---:", "---:", "---"),
     ]
     titles = {work.name: work.title for work in results.works}
     for verdict in verdicts:
@@ -168,6 +173,6 @@ def goals(results: Results) -> str:
         against = verdict.peer or " / ".join(goal.peers)
         what = f"{titles[goal.work]} ({goal.work})" + ("" if goal.ours == OURS else f": {goal.ours}")
         met = {True: "met", False: "not met", None: ""}[verdict.met]
-        lines.append(_row(what, against, _shown(verdict, goal.at_most), _shown(verdict, verdict.measured), met))
+        lines.append(row(what, against, _shown(verdict, goal.at_most), _shown(verdict, verdict.measured), met))
     met = sum(verdict.met is True for verdict in verdicts)
     return "\n".join([*lines, f"\n{met} of {len(verdicts)} goals met"])

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import tarfile
+import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,24 +17,17 @@ import servers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import content, docs, plots, report
+from benchmarks import content, docs, growth, plots, report
 from benchmarks.__main__ import main
+from benchmarks.confine import confined
 from benchmarks.goals import GOALS, Goal, judge
 from benchmarks.measure import Contender, Failed, Outcome, Pipeline, Run, ratio, rounds, run
 from benchmarks.peers import Programs
 from benchmarks.report import Measured, Results
 from benchmarks.services import Server, delayed
-from benchmarks.works import FULL, QUICK, Place, Sizes, works
+from benchmarks.works import FULL, Place, works
 
-TINY = Sizes(
-    large_bytes=1000,
-    upload_bytes=1000,
-    small_files=20,
-    upload_small_files=20,
-    object_bytes=1000,
-    objects=5,
-    parse_rounds=1,
-)
+TINY = FULL.scaled(1 / 2000)
 
 
 def python(code: str, **more: object) -> Pipeline:
@@ -162,8 +158,7 @@ def test_a_goal_on_memory_is_a_difference() -> None:
 
 def test_every_goal_has_its_work_and_names_what_takes_part(tmp_path: Path) -> None:
     """A goal that names no work, or a contender nobody makes, could never be missed."""
-    assert {work.name for work in works(FULL, growth=True)} >= {work.name for work in works(QUICK, growth=False)}
-    by_name = {work.name: work for work in works(TINY, growth=False)}
+    by_name = {work.name: work for work in works(TINY)}
     shelf = content.Shelf(tmp_path / "shelf", lambda _: None)
     server = Server(kind="nginx", endpoint_url="http://127.0.0.1:1")
     programs = Programs(peers=tmp_path, against={})
@@ -233,9 +228,7 @@ def test_the_page_is_filled_between_its_markers(tmp_path: Path) -> None:
 def test_every_block_of_the_real_page_names_works() -> None:
     """A block whose name nothing matches would never be filled."""
     names = (
-        {work.name for work in works(FULL, growth=True)}
-        | {"machine", "goals"}
-        | {f"plot-{name}" for name in plots.NAMES}
+        {work.name for work in works(FULL)} | {"machine", "goals", "growth"} | {f"plot-{name}" for name in plots.NAMES}
     )
     blocks = [found[2] for found in docs.BLOCK.finditer(docs.PAGE.read_text())]
     assert "goals" in blocks
@@ -302,20 +295,75 @@ def test_an_unknown_work_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "no such work: nonsense; see --list\n"
 
 
-@pytest.mark.parametrize("name", ["upload-small-gz", "deployed-objects"])
+@pytest.mark.parametrize("name", ["upload-small-gz", "deployed-objects", "prefix"])
 def test_contenders_do_their_work_on_a_real_server(seaweed: servers.S3Server, tmp_path: Path, name: str) -> None:
     """Each program of the test extra moves what it should, and all leave the same."""
     server = Server(kind="SeaweedFS", endpoint_url=seaweed.endpoint_url)
     shelf = content.Shelf(tmp_path / "shelf", lambda _: None)
     place = Place(shelf=shelf, programs=Programs(peers=tmp_path / "none", against={}), server=server, scratch=tmp_path)
-    prepared = next(work for work in works(TINY, growth=False) if work.name == name).prepare(place)
+    prepared = next(work for work in works(replace(TINY, objects=5)) if work.name == name).prepare(place)
     try:
-        here = {who: one for who, one in prepared.contenders.items() if who.startswith(("artifacts", "floor"))}
+        here = {who: one for who, one in prepared.contenders.items() if who.startswith("artifacts")}
         here |= {who: one for who, one in prepared.contenders.items() if "curl" in who or "rclone" in who}
         found = rounds(here, tmp_path / "into", runs=1, expected=prepared.expected)
     finally:
         prepared.close()
-    assert {who: one.why for who, one in found.items() if not who.endswith("prefix")} == {
-        who: "" for who in here if not who.endswith("prefix")
-    }
-    assert {"artifacts", "rclone"} <= {word for who in found for word in who.replace(",", " ").split()}
+    assert {who: one.why for who, one in found.items()} == dict.fromkeys(here, "")
+    assert {"artifacts", "rclone"} <= {word for who in found for word in who.split()}
+
+
+def test_a_tar_of_zeros_takes_no_room_and_is_a_tar(tmp_path: Path) -> None:
+    """Its members are there, of their size, and its digest is that of what it holds."""
+    shelf = content.Shelf(tmp_path, lambda _: None)
+    key, expected = shelf.sparse_archive(content.Files(3, 5 << 20))
+    path = shelf.bucket / key
+    with tarfile.open(path) as tar:
+        assert [member.size for member in tar] == [5 << 20] * 3
+    assert path.stat().st_blocks * 512 < 1 << 20
+    with path.open("rb") as file:
+        assert content.tar_digest(file) == expected
+
+
+def test_a_contender_runs_once_in_little_memory() -> None:
+    """Without a warm-up; in a cgroup where one may be made, else with a limit: more than the limit is refused."""
+    with confined(64 << 20) as confinement:
+        small = Contender(
+            pipeline=lambda _: replace(python("held = b'x' * (20 << 20)"), confinement=confinement),
+            note=confinement.said,
+        )
+        large = replace(small, pipeline=lambda _: replace(python("held = b'x' * (200 << 20)"), confinement=confinement))
+        with tempfile.TemporaryDirectory() as name:
+            into = Path(name, "into")
+            found = rounds({"small": small, "large": large}, into, runs=1, expected=None, warm_up=False)
+    assert len(found["small"].runs) == 1
+    assert "64 MiB" in found["small"].note
+    assert found["large"].why.startswith("exit ")
+    assert confinement.group is None or not confinement.group.exists()
+
+
+def test_a_curve_is_held_against_a_straight_line() -> None:
+    """On the line nothing deviates; a point twice as high as it should be shows."""
+    points = [(1.0, 3.0), (10.0, 21.0), (100.0, 201.0)]
+    line = growth.Line.through(points)
+    assert [round(value, 9) for value in (line.at_once, line.per_unit, line.deviation)] == [1.0, 2.0, 0.0]
+    assert growth.Line.through([*points, (50.0, 202.0)]).deviation > 0.3
+
+
+def test_growth_is_a_row_for_each_curve() -> None:
+    """Seconds a unit and the least and most memory, of those measured at three points or more."""
+    amounts = {"bytes-1m": 1 << 20, "bytes-512m": 512 << 20, "bytes-2048m": 2048 << 20}
+    results = Results(quick=False, runs=1, to="memory")
+    for name, amount in amounts.items():
+        ours = outcome("artifacts", 0.5 + amount / (1 << 30), peak_bytes=100 << 20)
+        work = Measured(name=name, title=name, server="nginx", amount=amount, outcomes=[ours])
+        results.works.append(work)
+    assert "| artifacts | 1 MiB to 2,048 MiB | 0.500 | 1.0000 | GiB | 0% | 100 to 100 |" in growth.table(results)
+    assert growth.table(measured()) == ""
+
+
+def test_a_peer_has_one_colour_and_ours_another() -> None:
+    """In whatever work it is; this project at another commit is told apart."""
+    assert plots.colour("curl | tar x") == plots.colour("curl --parallel") != plots.colour("s5cmd run")
+    assert (
+        len({plots.colour(name) for name in ("artifacts", "artifacts at HEAD~1", "floor (no checks)", "tarfile")}) == 4
+    )

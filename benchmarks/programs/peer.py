@@ -3,6 +3,7 @@
 usage: peer.py LIBRARY unpack BUCKET KEY FOLDER     stream the archive through the standard library's tarfile
        peer.py LIBRARY file BUCKET KEY FILE         fetch one object
        peer.py LIBRARY objects BUCKET LIST FOLDER   fetch the keys in the file LIST, eight at a time
+       peer.py LIBRARY prefix BUCKET PREFIX FOLDER  list what is under PREFIX, and fetch it likewise
        peer.py LIBRARY put BUCKET KEY FOLDER        pack through tarfile, and upload while packing
 
 LIBRARY is boto3, minio, obstore or s3fs. Endpoint and keys come from the environment.
@@ -47,6 +48,10 @@ class Boto3:
 
         each(one, keys)
 
+    def listed(self, prefix):
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            yield from (found["Key"] for found in page["Contents"])
+
     def put(self, key, stream):
         self.client.upload_fileobj(stream, self.bucket, key)
 
@@ -63,6 +68,9 @@ class Minio:
 
     def objects(self, keys, folder):
         each(lambda key: self.client.fget_object(self.bucket, key, str(Path(folder, key.rpartition("/")[2]))), keys)
+
+    def listed(self, prefix):
+        return (found.object_name for found in self.client.list_objects(self.bucket, prefix, recursive=True))
 
     def put(self, key, stream):
         self.client.put_object(self.bucket, key, stream, length=-1, part_size=PART_BYTES)
@@ -110,6 +118,10 @@ class Obstore:
 
         each(one, keys)
 
+    def listed(self, prefix):
+        for page in self.obstore.list(self.store, prefix):
+            yield from (found["path"] for found in page)
+
     def put(self, key, stream):
         self.obstore.put(self.store, key, iter(lambda: stream.read(1 << 20), b""), chunk_size=PART_BYTES)
 
@@ -127,6 +139,9 @@ class S3fs:
     def objects(self, keys, folder):
         names = [str(Path(folder, key.rpartition("/")[2])) for key in keys]
         self.system.get([f"{self.bucket}/{key}" for key in keys], names)
+
+    def listed(self, prefix):
+        return [name.removeprefix(f"{self.bucket}/") for name in self.system.find(f"{self.bucket}/{prefix}")]
 
     def put(self, key, stream):
         with self.system.open(f"{self.bucket}/{key}", "wb", block_size=PART_BYTES) as out:
@@ -175,6 +190,8 @@ def main():
         library.file(key, target)
     elif work == "objects":
         library.objects(Path(key).read_text().split(), target)
+    elif work == "prefix":
+        library.objects(library.listed(key), target)
     else:
         pack_into(library, key, target)
 
