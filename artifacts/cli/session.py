@@ -71,10 +71,13 @@ class Session:
         receipt = None
         if isinstance(event, Published | Failed | Passed):
             # A call of the library is a run of its own; here it is one of this command, as its record and summary say.
-            receipt = replace(event.receipt, run=self.run)
-            event = replace(event, receipt=receipt)
+            receipt = event.receipt
+            if receipt.run != self.run:
+                receipt = replace(receipt, run=self.run)
+                event = replace(event, receipt=receipt)
             self.receipts.append(receipt)
-        LOGGER.debug("%r", event)
+        if LOGGER.handlers:
+            LOGGER.debug("%r", event)
         try:
             if self._display is not None:
                 self._display(event)
