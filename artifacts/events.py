@@ -174,12 +174,16 @@ class Report:
             with self._lock:
                 self._on_event(event)
 
-    def on_bytes(self, op: str, label: str) -> Callable[[int, int | None], None]:
-        """What a transfer calls with its bytes so far and in all."""
+    def on_bytes(self, op: str, label: str) -> Callable[[int, int | None], None] | None:
+        """What a transfer calls with its bytes so far and in all; None where nobody listens."""
+        if self._on_event is None:
+            return None
         return lambda done, total: self.emit(Progress(op=op, label=label, done_bytes=done, total_bytes=total))
 
-    def on_retry(self, op: str, label: str) -> OnRetry:
-        """What a store calls before it waits."""
+    def on_retry(self, op: str, label: str) -> OnRetry | None:
+        """What a store calls before it waits; None where nobody listens."""
+        if self._on_event is None:
+            return None
         return lambda retry: self.emit(
             Retried(op=op, label=label, attempt=retry.attempt, wait_seconds=retry.wait_seconds, error=str(retry.error))
         )
@@ -191,6 +195,8 @@ class Report:
     def receipt(self, op: str, label: str, status: str, **facts: Any) -> Receipt:
         """Write the receipt of an artifact that is over, and emit the event that carries it."""
         receipt = Receipt(op=op, label=label, status=status, run=self.run, experiment=self.experiment, **facts)
+        if self._on_event is None:
+            return receipt
         if status == "done":
             self.emit(Published(op=op, label=label, receipt=receipt))
         elif receipt.error is not None:
@@ -208,10 +214,14 @@ def error_facts(error: ToolkitError) -> dict[str, Any]:
     }
 
 
-def resolved_facts(resolved: Resolved) -> dict[str, Any]:
-    """What a receipt says of where and as whom."""
+def resolved_facts(resolved: Resolved, location: str | None = None) -> dict[str, Any]:
+    """What a receipt says of where and as whom.
+
+    Args:
+        location: as it is shown, where the caller has it; None makes it.
+    """
     return {
-        "location": str(resolved.location),
+        "location": location or str(resolved.location),
         "rule": resolved.verdict.rule,
         "credential": resolved.identity.to_dict(),
     }
