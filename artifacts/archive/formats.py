@@ -24,7 +24,7 @@ from creds.store import Buffer
 
 Compression = Literal["gzip", "bzip2", "xz", "zstd"]
 
-CHUNK_BYTES: Final = 256 << 10  # a larger one is new memory each time, which the system has to clear
+CHUNK_BYTES: Final = 1 << 20
 ZSTD_WINDOW_BYTES: Final = 128 << 20  # what zstd(1) accepts without --long
 XZ_MEMORY_BYTES: Final = 256 << 20  # xz -9 needs 65 MiB
 
