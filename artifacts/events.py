@@ -191,6 +191,8 @@ class Report:
     def receipt(self, op: str, label: str, status: str, **facts: Any) -> Receipt:
         """Write the receipt of an artifact that is over, and emit the event that carries it."""
         receipt = Receipt(op=op, label=label, status=status, run=self.run, experiment=self.experiment, **facts)
+        if self._on_event is None:
+            return receipt
         if status == "done":
             self.emit(Published(op=op, label=label, receipt=receipt))
         elif receipt.error is not None:
@@ -208,10 +210,14 @@ def error_facts(error: ToolkitError) -> dict[str, Any]:
     }
 
 
-def resolved_facts(resolved: Resolved) -> dict[str, Any]:
-    """What a receipt says of where and as whom."""
+def resolved_facts(resolved: Resolved, location: str | None = None) -> dict[str, Any]:
+    """What a receipt says of where and as whom.
+
+    Args:
+        location: as it is shown, where the caller has it; None makes it.
+    """
     return {
-        "location": str(resolved.location),
+        "location": location or str(resolved.location),
         "rule": resolved.verdict.rule,
         "credential": resolved.identity.to_dict(),
     }

@@ -7,9 +7,10 @@ with a strong ETag that are large enough to be worth a journal are; others are f
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,7 +25,7 @@ from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, Store
 
 
 def fetch_file(
-    store: Store, key: str, into: int, part: Path, asked: transfer.Asked, *, name: str, budget: Budget
+    store: Store, key: str, into: int, part: Part, asked: transfer.Asked, *, name: str, budget: Budget
 ) -> transfer.Transferred:
     """As :func:`artifacts.transfer.fetch` without unpacking, and going on where an earlier process stopped.
 
@@ -32,9 +33,9 @@ def fetch_file(
         into: a descriptor of a folder on the file system of ``part``.
         part: where what came is kept until all of it is here. A part of another generation of the object is not used.
     """
-    keeping = _Part(part)
+    keeping = _Keeping(part)
     try:
-        with transfer.Incoming(store, key, replace(asked, open=keeping.open)) as incoming:
+        with transfer.Incoming(store, key, asked, keeping.open) as incoming:
             if keeping.file is None:
                 done = write_file(incoming.buffers, into, name, budget)
             else:
@@ -62,16 +63,37 @@ def _filled(file: PartialFile, buffers: Iterable[Buffer], budget: Budget) -> Unp
     return transfer.plain(count)
 
 
-class _Part:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where what came of one object is kept.
+
+    Attributes:
+        folder: of all parts; made when missing.
+        names: tells the object from others.
+        left: may an earlier process have left something?
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    left: bool = True
+
+    @property
+    def path(self) -> Path:
+        """The part itself; its journal is beside it."""
+        named = hashlib.sha256("\0".join(self.names).encode("utf-8", "surrogatepass")).hexdigest()
+        return self.folder / named[:40]
+
+
+class _Keeping:
     """What is kept of one object.
 
     Attributes:
         file: None where nothing can be kept.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, part: Part) -> None:
         self.file: PartialFile | None = None
-        self._path = path
+        self._part = part
 
     def open(
         self,
@@ -85,7 +107,7 @@ class _Part:
     ) -> Reading:
         """Begin to read ``key``, from where the part ends if it is one of the same generation."""
         del meta
-        left = PartialFile.left(self._path)
+        left = PartialFile.left(self._part.path) if self._part.left else None
         if left is not None:
             with contextlib.suppress(ObjectChanged, NotSupported):
                 if if_match in (None, left.etag):
@@ -100,11 +122,11 @@ class _Part:
         etag, size = reading.meta.etag, reading.meta.size_bytes
         if etag is not None and reading.meta.strong and size is not None and size > SYNC_BYTES:
             try:
-                self._path.parent.mkdir(mode=0o700, exist_ok=True)
-                self.file = PartialFile(self._path, etag=etag, size_bytes=size, mode=0o666)
+                self._part.folder.mkdir(mode=0o700, exist_ok=True)
+                self.file = PartialFile(self._part.path, etag=etag, size_bytes=size, mode=0o666)
             except OSError as error:
                 with reading:
-                    raise DiskError.of("write", str(self._path), error) from error
+                    raise DiskError.of("write", str(self._part.path), error) from error
         return reading
 
     def adopt(self, into: int, name: str) -> None:
@@ -113,7 +135,7 @@ class _Part:
             return
         try:
             self.file.close()
-            os.rename(self._path, file_name(name), dst_dir_fd=into)
+            os.rename(self.file.path, file_name(name), dst_dir_fd=into)
             self.file.remove()
         except OSError as error:
             raise DiskError.of("rename to", name, error) from error

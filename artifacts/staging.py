@@ -27,13 +27,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
+import re
 import stat
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +40,7 @@ from typing import Any, Self
 
 from artifacts import transfer
 from artifacts.archive import formats
-from artifacts.archive.pack import Scan, scan
+from artifacts.archive.pack import Scan, scan, signature_of_file
 from artifacts.cache import BlobCache
 from artifacts.digests import Digest
 from artifacts.errors import DiskError, FolderError, LimitExceeded, RequestError, StagingError, UnsupportedArchive
@@ -50,7 +49,7 @@ from artifacts.journal import resumable, resuming
 from artifacts.limits import FREE_SPACE, Budget, Limits, free_bytes
 from artifacts.locks import HostSlots
 from artifacts.request import Artifact, Request, parse_size
-from artifacts.resuming import fetch_file
+from artifacts.resuming import Part, fetch_file
 from artifacts.state import FOLDER, PARTS, Record, State
 from creds.errors import AccessDenied, Cancelled, LocationError, ObjectNotFound, ToolkitError
 from creds.location import Location
@@ -67,6 +66,8 @@ class Job:
 
     Attributes:
         resolved: where it lives and as whom it is reached; None when the artifact has no location, or an error.
+        location: where, masked; empty when the artifact has none.
+        store: equal for artifacts of one plan that one store serves.
         error: why nothing can be done about it: a bad location, a credential that cannot be used, the policy.
         expect: what the object's bytes must hash to.
         warnings: what was noticed while deciding.
@@ -75,15 +76,11 @@ class Job:
     label: str
     artifact: Artifact
     resolved: Resolved | None = None
+    location: str = ""
+    store: Hashable = None
     error: ToolkitError | None = None
     expect: Digest | None = None
     warnings: tuple[dict[str, str], ...] = ()
-
-    @property
-    def location(self) -> str:
-        """Where, masked; only for a job that has a location."""
-        assert self.resolved is not None
-        return str(self.resolved.location)
 
     @property
     def name(self) -> str:
@@ -120,11 +117,13 @@ def plan(
     if problems:
         raise RequestError(problems)
     needed_bytes(request)
-    options = replace(options or StoreOptions(), request_env=request.config.env or {})
+    planning = _Planning(
+        policy or Policy.for_requests(), replace(options or StoreOptions(), request_env=request.config.env or {})
+    )
     jobs: list[Job] = []
     for label, artifact in artifacts.items():
         try:
-            jobs.append(_job(label, artifact, options, (policy or Policy.for_requests()).concerning(label)))
+            jobs.append(planning.job(label, artifact))
         except DiskError:
             raise  # a decision that cannot be put on record
         except ToolkitError as error:
@@ -151,34 +150,64 @@ def needed_bytes(request: Request) -> int | None:
         ) from error
 
 
+_NOT_IN_LABELS = re.compile(r"[/\x00-\x1f\x7f]")
+
+
 def label_problem(label: str) -> str | None:
     """Why ``label`` cannot be a folder's name, or None."""
     if not label:
         return "a label is a folder's name and cannot be empty"
     if label.startswith("."):
         return "a label cannot begin with a dot"
-    if "/" in label or any(ord(character) < 32 or ord(character) == 127 for character in label):
+    if _NOT_IN_LABELS.search(label):
         return "a label cannot hold a slash or control characters"
     if len(label.encode("utf-8", "surrogatepass")) > 200:
         return "a label has at most 200 bytes"
     return None
 
 
-def _job(label: str, artifact: Artifact, options: StoreOptions, policy: Policy) -> Job:
-    location = Location.parse(artifact.qualified or artifact.url or "", artifact.bucket, artifact.key)
-    if location is None:
-        if artifact.mutable:
-            return Job(label=label, artifact=artifact)
-        raise LocationError("the artifact has no location, and is not mutable", hint="give it a qualified URL")
-    resolved = resolve(location, artifact.credentials, options, policy)
-    if not resolved.key.rpartition("/")[2]:
-        raise LocationError(f"{location} names no object", location=str(location), hint="the key must not end in '/'")
-    if artifact.mutable and artifact.unpack and resolved.key.lower().endswith(".zip"):
-        # Told before the work begins, not when its result cannot be stored.
-        raise UnsupportedArchive("a mutable artifact cannot be a zip: folders are packed as tar", hint="name it .tar")
-    expect = Digest.parse(artifact.hash) if artifact.hash else None
-    warnings = ({"code": "unverifiable-hash", "path": label},) if artifact.hash and expect is None else ()
-    return Job(label=label, artifact=artifact, resolved=resolved, expect=expect, warnings=warnings)
+class _Planning:
+    """What is decided once for the artifacts of one place and one credential: there may be thousands."""
+
+    def __init__(self, policy: Policy, options: StoreOptions) -> None:
+        self._policy = policy
+        self._options = options
+        self._numbers: dict[Hashable, int] = {}
+        self._resolved: dict[int, Resolved] = {}
+
+    def job(self, label: str, artifact: Artifact) -> Job:
+        location = Location.parse(artifact.qualified or artifact.url or "", artifact.bucket, artifact.key)
+        if location is None:
+            if artifact.mutable:
+                return Job(label=label, artifact=artifact)
+            raise LocationError("the artifact has no location, and is not mutable", hint="give it a qualified URL")
+        number = self._numbers.setdefault((location.place, artifact.credentials), len(self._numbers))
+        resolved = resolve(
+            location,
+            artifact.credentials,
+            self._options,
+            self._policy.concerning(label),
+            beside=self._resolved.get(number),
+        )
+        self._resolved.setdefault(number, resolved)
+        shown = str(location)
+        if not resolved.key.rpartition("/")[2]:
+            raise LocationError(f"{shown} names no object", location=shown, hint="the key must not end in '/'")
+        if artifact.mutable and artifact.unpack and resolved.key.lower().endswith(".zip"):
+            # Told before the work begins, not when its result cannot be stored.
+            raise UnsupportedArchive(
+                "a mutable artifact cannot be a zip: folders are packed as tar", hint="name it .tar"
+            )
+        expect = Digest.parse(artifact.hash) if artifact.hash else None
+        return Job(
+            label=label,
+            artifact=artifact,
+            resolved=resolved,
+            location=shown,
+            store=(number, resolved.verdict.root),
+            expect=expect,
+            warnings=({"code": "unverifiable-hash", "path": label},) if artifact.hash and expect is None else (),
+        )
 
 
 def _refuse_shared(jobs: Iterable[Job]) -> None:
@@ -241,6 +270,8 @@ class StagingDir:
         run: str | None = None,
     ) -> None:
         self.root = Path(root)
+        self._parts = self.root / FOLDER / PARTS
+        self._below = str(self.root / "label").removesuffix("label")
         self.policy = policy or Policy.for_requests()
         self.limits = limits or Limits()
         self.options = replace(options or StoreOptions(), window=window or Window())
@@ -301,7 +332,7 @@ class StagingDir:
                 ],
             )
         with self._working(request) as work:
-            self._forget_parts(jobs)
+            how = replace(how, parts_left=self._forget_parts(jobs))
             budget = self._budget(request, jobs)
             return self._side_by_side("fetch", jobs, lambda job: self._stage(job, how, budget, work), work.cancel)
 
@@ -338,21 +369,43 @@ class StagingDir:
         """Run the jobs in threads; on a fetch the first failure cancels the rest."""
         receipts: list[Receipt] = []
         failures: dict[str, ToolkitError] = {}
-        with ThreadPoolExecutor(max_workers=max(1, min(self.parallel, len(jobs)))) as pool:
-            futures = {pool.submit(_orderly, work, job, cancel if op == "fetch" else None): job for job in jobs}
+        bugs: list[BaseException] = []
+        waiting = deque(jobs)
+
+        def run() -> None:
             try:
-                for future in as_completed(futures):
-                    job = futures[future]
+                while True:
                     try:
-                        receipts.append(future.result())
+                        job = waiting.popleft()
+                    except IndexError:
+                        return
+                    try:
+                        receipts.append(_orderly(work, job, cancel if op == "fetch" else None))
                     except Cancelled:
                         receipts.append(self._passed(op, job, "owed" if op == "upload" else "skipped"))
                     except ToolkitError as error:
                         failures[job.label] = error
                         receipts.append(self._failed(op, job, error))
-            except BaseException:
+            except BaseException as error:  # noqa: BLE001 - a bug ends the work, in the thread that called
+                bugs.append(error)
                 cancel.cancel("stopped")
-                raise
+
+        threads = [
+            threading.Thread(target=run, name=f"artifacts-{op}") for _ in range(max(1, min(self.parallel, len(jobs))))
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            cancel.cancel("stopped")
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            raise
+        if bugs:
+            raise bugs[0]
         self.cancel.check()
         return self._finish(op, failures, receipts)
 
@@ -374,9 +427,9 @@ class StagingDir:
         work.cancel.check()
         if job.resolved is None:
             try:
-                self._label(job.label).mkdir(exist_ok=True)
+                Path(self._label(job.label)).mkdir(exist_ok=True)
             except OSError as error:
-                raise DiskError.of("make folder", str(self._label(job.label)), error) from error
+                raise DiskError.of("make folder", self._label(job.label), error) from error
             return self._passed("fetch", job, "empty", warnings=({"code": "no-location", "path": job.label},))
         here = self._here(job.label)
         record = self._settle(job.label, here.signature)
@@ -448,13 +501,19 @@ class StagingDir:
         with transfer.partial_folder(self.root, job.label) as partial:
             try:
                 with self._slot("fetch", job, work):
-                    done = self._fetched(job, partial.descriptor, budget, work)
+                    done = self._fetched(job, how, partial.descriptor, budget, work)
             except (ObjectNotFound, AccessDenied) as error:
                 if not self._starts_empty(job, how, error):
                     raise
                 done = None
-            record = _record(job, done, scan(partial.descriptor).signature)
-            self._put(job.label, replace(old or Record(location=job.location), next=record))
+            if done is not None and done.format == transfer.FILE:
+                signature = signature_of_file(partial.descriptor, os.fsencode(job.name))
+            else:
+                signature = scan(partial.descriptor).signature
+            record = _record(job, done, signature)
+            self._put(
+                job.label, Record(location=job.location, next=record) if old is None else replace(old, next=record)
+            )
             partial.publish(self._label(job.label))
             self._put(job.label, record)
         if done is None:
@@ -465,7 +524,7 @@ class StagingDir:
             "fetch", job, "done", **done.facts(), warnings=(*warnings, *_below(job.label, done.warnings))
         )
 
-    def _fetched(self, job: Job, into: int, budget: Budget, work: _Work) -> transfer.Transferred:
+    def _fetched(self, job: Job, how: _Stage, into: int, budget: Budget, work: _Work) -> transfer.Transferred:
         assert job.resolved is not None
         store, key, name = work.stores.store(job), job.resolved.key, job.name
         cache = None if job.artifact.mutable else self.cache
@@ -479,23 +538,30 @@ class StagingDir:
         )
         if job.artifact.unpack or cache is not None:
             return transfer.fetch(store, key, into, asked, name=name, unpacking=job.artifact.unpack, budget=budget)
-        return fetch_file(store, key, into, self._part(job), asked, name=name, budget=budget)
+        return fetch_file(store, key, into, self._part(job, left=how.parts_left), asked, name=name, budget=budget)
 
-    def _part(self, job: Job) -> Path:
+    def _part(self, job: Job, *, left: bool) -> Part:
         """Where what came of a file is kept when this process dies."""
-        named = hashlib.sha256(f"{job.label}\0{job.location}".encode("utf-8", "surrogatepass")).hexdigest()
-        return self.root / FOLDER / PARTS / named[:40]
+        return Part(self._parts, (job.label, job.location), left)
 
-    def _forget_parts(self, jobs: Iterable[Job]) -> None:
-        """Remove what earlier processes left of what is not asked for any more."""
-        folder = self.root / FOLDER / PARTS
-        wanted = {self._part(job).name for job in jobs if job.resolved is not None and not job.artifact.unpack}
+    def _forget_parts(self, jobs: Iterable[Job]) -> bool:
+        """Remove what earlier processes left of what is not asked for any more. Is there anything of what is?"""
+        folder = self._parts
         try:
-            for left in folder.iterdir() if folder.is_dir() else ():
-                if left.name.removesuffix(".journal") not in wanted:
-                    left.unlink()
+            left = list(folder.iterdir()) if folder.is_dir() else []
+            if not left:
+                return False
+            wanted = {
+                self._part(job, left=True).path.name
+                for job in jobs
+                if job.resolved is not None and not job.artifact.unpack
+            }
+            for path in left:
+                if path.name.removesuffix(".journal") not in wanted:
+                    path.unlink()
         except OSError as error:
             raise DiskError.of("clean up", str(folder), error) from error
+        return True
 
     def _slot(self, op: str, job: Job, work: _Work) -> contextlib.AbstractContextManager[None]:
         """Wait until this machine may have one more transfer."""
@@ -595,21 +661,21 @@ class StagingDir:
         try:
             file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
         except OSError as error:
-            path = self._label(job.label) / name
+            path = f"{self._label(job.label)}/{name}"
             if error.errno in (errno.ENOENT, errno.ELOOP):
                 raise FolderError(
                     f"{path} is not there, or is a link", hint="with unpack set to false the artifact is that one file"
                 ) from error
-            raise DiskError.of("open", str(path), error) from error
+            raise DiskError.of("open", path, error) from error
         try:
-            yield transfer.file_source(file, str(self._label(job.label) / name), compression=compression)
+            yield transfer.file_source(file, f"{self._label(job.label)}/{name}", compression=compression)
         finally:
             os.close(file)
 
     # -- the state, and what is here -----------------------------------------------------------------------------
 
-    def _label(self, label: str) -> Path:
-        return self.root / label
+    def _label(self, label: str) -> str:
+        return self._below + label
 
     def _here(self, label: str) -> _Here:
         try:
@@ -635,9 +701,9 @@ class StagingDir:
     # -- receipts ------------------------------------------------------------------------------------------------
 
     def _receipt(self, op: str, job: Job, status: str, **facts: Any) -> Receipt:
-        common = {"path": str(self._label(job.label)), "mutable": job.artifact.mutable}
+        common: dict[str, Any] = {"path": self._label(job.label), "mutable": job.artifact.mutable}
         if job.resolved is not None:
-            common |= resolved_facts(job.resolved)
+            common |= resolved_facts(job.resolved, job.location)
         elif job.error is not None:
             common |= {"location": getattr(job.error, "location", None), "rule": getattr(job.error, "rule", None)}
         return self._report.receipt(op, job.label, status, **(common | facts))
@@ -666,6 +732,7 @@ class StagingDir:
 class _Stage:
     fresh: bool
     start_empty: frozenset[str]
+    parts_left: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -691,7 +758,7 @@ class _Stores:
         self._options = options
         self._policy = policy
         self._lock = threading.Lock()
-        self._stores: dict[Any, Store] = {}
+        self._stores: dict[Hashable, Store] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -703,15 +770,14 @@ class _Stores:
             store.close()
 
     def store(self, job: Job) -> Store:
-        resolved = job.resolved
-        assert resolved is not None
-        shared = (replace(resolved.location, key=""), resolved.verdict.root, job.artifact.credentials)
+        assert job.resolved is not None
         with self._lock:
-            if shared not in self._stores:
-                self._stores[shared] = self._opener(
-                    resolved.location, job.artifact.credentials, self._options, self._policy
+            store = self._stores.get(job.store)
+            if store is None:
+                store = self._stores[job.store] = self._opener(
+                    job.resolved.location, job.artifact.credentials, self._options, self._policy
                 )
-            return self._stores[shared]
+            return store
 
 
 def _orderly(work: Callable[[Job], Receipt], job: Job, others: Cancel | None) -> Receipt:
@@ -751,11 +817,11 @@ def _folder(root: Path, label: str) -> Iterator[int]:
 
 
 def _record(job: Job, done: transfer.Transferred | None, signature: str | None) -> Record:
-    common = Record(location=job.location, mutable=job.artifact.mutable, signature=signature)
+    common: dict[str, Any] = {"location": job.location, "mutable": job.artifact.mutable, "signature": signature}
     if done is None:
-        return replace(common, empty=True, unpacked_bytes=0, members=0)
-    return replace(
-        common,
+        return Record(**common, empty=True, unpacked_bytes=0, members=0)
+    return Record(
+        **common,
         etag=done.meta.etag,
         version=done.meta.version,
         sha256=done.sha256,

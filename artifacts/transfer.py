@@ -12,6 +12,7 @@ A failure at any point leaves neither a folder nor an object.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -71,8 +72,16 @@ class Transferred:
 
     def facts(self) -> dict[str, Any]:
         """What a receipt says of it, the warnings apart."""
-        names = ("object_bytes", "unpacked_bytes", "members", "sha256", "verified", "pinned", "conditional", "cache")
-        return {name: getattr(self, name) for name in (*names, "attempts")} | {
+        return {
+            "object_bytes": self.object_bytes,
+            "unpacked_bytes": self.unpacked_bytes,
+            "members": self.members,
+            "sha256": self.sha256,
+            "verified": self.verified,
+            "pinned": self.pinned,
+            "conditional": self.conditional,
+            "cache": self.cache,
+            "attempts": self.attempts,
             "etag": self.meta.etag,
             "version": self.meta.version,
             "seconds": round(self.seconds, 3),
@@ -157,6 +166,9 @@ class Asked:
 class Incoming:
     """One object on its way here; a context manager that closes what it opened.
 
+    Args:
+        opened: begins to read it in place of ``asked.open``.
+
     Attributes:
         buffers: its bytes, in order; iterated once.
         tap: counts them.
@@ -165,9 +177,10 @@ class Incoming:
         StoreError: as :meth:`creds.store.Store.open` and ``head`` raise.
     """
 
-    def __init__(self, store: Store, key: str, asked: Asked) -> None:
+    def __init__(self, store: Store, key: str, asked: Asked, opened: Callable[..., Reading] | None = None) -> None:
         self._began = time.monotonic()
         self._asked = asked
+        self._opened = opened or asked.open
         self._attempts = Attempts(asked.on_retry)
         expect, if_match, known = asked.expect, asked.if_match, None
         if asked.verify and expect is None:
@@ -205,10 +218,7 @@ class Incoming:
 
     def _open(self, store: Store, key: str, if_match: str | None, known: ObjectMeta | None) -> Reading:
         asked: dict[str, Any] = {"if_match": if_match, "cancel": self._asked.cancel, "on_retry": self._attempts}
-        if self._asked.open is None:
-            reading = store.open(key, **asked)
-        else:
-            reading = self._asked.open(store, key, meta=known, **asked)
+        reading = store.open(key, **asked) if self._opened is None else self._opened(store, key, meta=known, **asked)
         if known is not None and known.replaced_by(reading.meta):
             with reading:
                 raise ObjectChanged(f"open {key}: the object changed while it was asked for", op="open", location=key)
@@ -323,44 +333,55 @@ class PartialFolder:
         descriptor: what :func:`fetch` writes into.
     """
 
-    path: Path
+    path: str
     descriptor: int
     published: bool = False
 
-    def publish(self, target: Path) -> None:
+    def publish(self, target: str | os.PathLike[str]) -> None:
         """Put the folder in its place. What was there is moved aside first and removed afterwards.
 
         Raises:
             DiskError: the folder stays where it was.
         """
-        aside = target.with_name(f".{target.name}.replaced-{os.urandom(8).hex()}")
         try:
-            replaces = target.exists() and any(target.iterdir())
-            if replaces:
-                target.rename(aside)
-            self.path.rename(target)
+            aside = self._take_place(target)
         except OSError as error:
             raise DiskError.of("rename to", str(target), error) from error
         self.published = True
-        if replaces:
+        if aside is not None:
             import shutil
 
             shutil.rmtree(aside, ignore_errors=True)
 
+    def _take_place(self, target: str | os.PathLike[str]) -> Path | None:
+        """Rename to ``target``; the path that a folder with content, which was there, was moved to."""
+        try:
+            os.rename(self.path, target)  # noqa: PTH104 - thousands of times, and a path's methods cost as much
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return None
+        place = Path(target)
+        aside = place.with_name(f".{place.name}.replaced-{os.urandom(8).hex()}")
+        place.rename(aside)
+        Path(self.path).rename(place)
+        return aside
+
 
 @contextlib.contextmanager
-def partial_folder(parent: Path, name: str) -> Iterator[PartialFolder]:
+def partial_folder(parent: str | os.PathLike[str], name: str) -> Iterator[PartialFolder]:
     """A new folder beside ``parent/name``, removed at the end unless it was published.
 
     Raises:
         DiskError: it cannot be made.
     """
-    path = parent / f".{name}.partial-{os.urandom(8).hex()}"
+    path = f"{os.fspath(parent)}/.{name}.partial-{os.urandom(8).hex()}"
     try:
-        path.mkdir()
+        os.mkdir(path)  # noqa: PTH102 - as in PartialFolder.publish
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise DiskError.of("make folder", str(path), error) from error
+        raise DiskError.of("make folder", path, error) from error
     partial = PartialFolder(path=path, descriptor=descriptor)
     try:
         yield partial

@@ -434,7 +434,7 @@ class _Static:
 
 def masked_id(text: str) -> str:
     """A key's id or a user's name, shortened so that its owner knows it again and nobody else learns it."""
-    shown = "".join(char if char.isprintable() else "?" for char in text)
+    shown = text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
     if len(shown) >= 12:
         return f"{shown[:4]}…{shown[-4:]}"
     return f"{shown[:2]}…" if len(shown) >= 4 else "…"

@@ -35,7 +35,9 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,8}))?")
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+_UNQUOTED = re.compile(r'[!"$&->@-~]*')  # ASCII that quoting leaves as it is: nearly every key
 _PRESIGNED = re.compile(
     r"[?&](?:X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|AWSAccessKeyId|Signature)=", re.IGNORECASE
 )
@@ -173,6 +175,11 @@ class Location:
         )
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """All of it but the key: equal for the keys that one store may serve."""
+        return (self.scheme, self.endpoint, self.tls, self.bucket, self.region, self.aws_host, self.query)
+
+    @property
     def on_aws(self) -> bool:
         """Is the bucket at AWS itself?"""
         return self.scheme == "s3" and self.endpoint is None
@@ -308,6 +315,8 @@ def quoted(text: str) -> str:
     Escaped are ``%``, ``?``, ``#``, spaces and everything unprintable: control characters, and the marks that turn the
     direction of writing.
     """
+    if _UNQUOTED.fullmatch(text):
+        return text
     return "".join(char if char.isprintable() and char not in "%?# " else _escape(char) for char in text)
 
 
@@ -468,7 +477,7 @@ def _after_slashes(scheme: str, rest: str) -> str:
     if not rest.startswith("//"):
         raise LocationError(f"the {scheme} location lacks its slashes", hint=f"write {scheme}://...")
     rest = rest[2:]
-    if "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
+    if "@" in rest and "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
         raise LocationError(
             f"the {scheme} location holds a user or password",
             hint="give them as credentials.plain: in the request, or in a file for --credentials",
@@ -478,7 +487,7 @@ def _after_slashes(scheme: str, rest: str) -> str:
 
 def _split_authority(authority: str) -> tuple[str, int | None]:
     """The host as written and the port of ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``."""
-    match = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,8}))?", authority)
+    match = _AUTHORITY.fullmatch(authority)
     port = int(match[2]) if match is not None and match[2] else None
     if match is None or (port is not None and not 1 <= port <= 65535):
         raise LocationError(
@@ -540,7 +549,7 @@ def _checked_key(key: str, *, prefix: bool) -> str:
 def _check_text(name: str, text: str) -> None:
     if len(text) > MAX_CHARS:
         raise LocationError(f"{name} is {len(text)} characters long; no location is longer than {MAX_CHARS}")
-    if re.search("[\ud800-\udfff]", text):
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
         raise LocationError(f"{name} is not Unicode text")
 
 

@@ -183,6 +183,8 @@ def resolve(
     credentials: Credentials | None = None,
     options: StoreOptions | None = None,
     policy: Policy | None = None,
+    *,
+    beside: Resolved | None = None,
 ) -> Resolved:
     """Decide how ``location`` is opened, and whether it may be. No I/O, but that a token of the caller's own is read.
 
@@ -191,6 +193,8 @@ def resolve(
         credentials: what the request carries for it.
         options: how to talk, and what of the caller's own may be used; None is the defaults.
         policy: what may be reached; None is :meth:`Policy.for_requests` with nothing named.
+        beside: what was resolved of another key of the same place, with the same credential, options and policy: as
+            whom, and at which server, is taken from there. Whether it may be reached is decided anew.
 
     Raises:
         PolicyError: refused; names the rule and the flag.
@@ -203,17 +207,23 @@ def resolve(
     verdict = policy.decide(location)
     try:
         terms = verdict.checked().terms
-        resolved = _identified(
-            Resolved(
-                location=location,
-                verdict=verdict,
-                identity=_NOBODY,
-                options=terms.applied(options) if terms is not None else options,
-                given=options,
-                policy=policy,
-            ),
-            credentials,
-        )
+        if beside is not None:
+            if verdict.endpoint_url != beside.verdict.endpoint_url:
+                # That of AWS is the region's, which the policy does not know.
+                verdict = replace(verdict, endpoint_url=beside.verdict.endpoint_url)
+            resolved = replace(beside, location=location, verdict=verdict, policy=policy)
+        else:
+            resolved = _identified(
+                Resolved(
+                    location=location,
+                    verdict=verdict,
+                    identity=_NOBODY,
+                    options=terms.applied(options) if terms is not None else options,
+                    given=options,
+                    policy=policy,
+                ),
+                credentials,
+            )
     except CredsError as error:
         error.location = error.location or str(location)
         if isinstance(error, PolicyError):

@@ -31,10 +31,7 @@ class Folders:
     def __init__(self, root: int, most: int | None = None) -> None:
         self._root = root
         self._open: dict[bytes, int] = {}
-        # Several artifacts move side by side: none may take a large part of what this process may open.
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        allowed = _MOST_OPEN if soft == resource.RLIM_INFINITY else soft // 16
-        self._most = max(_FEWEST_OPEN, min(_MOST_OPEN, allowed)) if most is None else most
+        self._most = most
 
     def find(self, path: bytes) -> int:
         """A descriptor of an existing folder.
@@ -75,6 +72,8 @@ class Folders:
             at = at + b"/" + name if at else name
             descriptor = _enter(descriptor, name, at, make=make)
             self._open[at] = descriptor
+            if self._most is None:
+                self._most = _share()
             if len(self._open) > self._most:
                 os.close(self._open.pop(next(iter(self._open))))
         return descriptor
@@ -90,6 +89,13 @@ class Folders:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _share() -> int:
+    """Several artifacts move side by side: none may take a large part of what this process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _MOST_OPEN if soft == resource.RLIM_INFINITY else soft // 16
+    return max(_FEWEST_OPEN, min(_MOST_OPEN, allowed))
 
 
 def _enter(parent: int, name: bytes, path: bytes, *, make: bool) -> int:

@@ -122,6 +122,19 @@ def scan(folder: int, *, only: str | None = None) -> Scan:
     )
 
 
+def signature_of_file(folder: int, name: bytes) -> str:
+    """The signature that :func:`scan` gives of a folder with one file and nothing else, which is not looked for.
+
+    Raises:
+        DiskError: the file cannot be looked at.
+    """
+    try:
+        status = os.lstat(name, dir_fd=folder)
+    except OSError as error:
+        raise DiskError.of("list", _shown(name), error) from error
+    return _signature([_entry(name, "file", status, status.st_size, b"")])
+
+
 def _stored_name(entry: Entry) -> bytes:
     return entry.path + b"/" if entry.kind == "folder" else entry.path
 
@@ -154,19 +167,13 @@ def _list(at: int, path: bytes, entries: list[Entry], skipped: list[bytes], only
             else:
                 skipped.append(whole)
                 continue
-            entries.append(
-                Entry(
-                    whole,
-                    word,
-                    status.st_mode & 0o777,
-                    size_bytes,
-                    status.st_mtime_ns,
-                    status.st_ctime_ns,
-                    status.st_ino,
-                    target,
-                )
-            )
+            entries.append(_entry(whole, word, status, size_bytes, target))
     return below
+
+
+def _entry(path: bytes, kind: Kind, status: os.stat_result, size_bytes: int, target: bytes) -> Entry:
+    mode = status.st_mode & 0o777
+    return Entry(path, kind, mode, size_bytes, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, target)
 
 
 def _signature(entries: list[Entry]) -> str:

@@ -17,7 +17,7 @@ from typing import IO, Final
 
 from artifacts.archive.folders import Folders
 from artifacts.errors import ArchiveError, CorruptArchive, DiskError, LimitExceeded, UnsafeMember
-from artifacts.limits import Budget
+from artifacts.limits import Budget, Limits
 from artifacts.text import printable
 from creds.store import Buffer
 
@@ -237,10 +237,7 @@ class Tree:
             raise UnsafeMember(f"member {shown(name)} has '..' in its name")
         path = b"/".join(parts)
         if len(path) > self.limits.max_name_bytes:
-            raise UnsafeMember(
-                f"member {shown(name)} has a name of {len(path)} bytes; "
-                f"at most {self.limits.max_name_bytes} are allowed (max_name_bytes)"
-            )
+            raise _too_long(name, path, self.limits)
         if len(parts) - 1 > self.limits.max_depth:
             raise UnsafeMember(
                 f"member {shown(name)} lies {len(parts) - 1} folders deep; "
@@ -557,6 +554,39 @@ class Tree:
                 raise DiskError.of("set time of", shown(path), error) from error
 
 
+def only_file(name: bytes, buffers: Iterable[Buffer], into: int, budget: Budget) -> int:
+    """Write the only file of an empty folder: what a :class:`Tree` would do, without all that one file cannot need.
+
+    Args:
+        name: of the file, no path.
+
+    Returns:
+        Its bytes, which the budget holds unless this raises.
+    """
+    if len(name) > budget.limits.max_name_bytes:
+        raise _too_long(name, name, budget.limits)
+    budget.take_members()
+    try:
+        descriptor = os.open(name, _NEW_FILE, 0o666, dir_fd=into)
+    except OSError as error:
+        raise _refused("create", name, error) from error
+    count = 0
+    try:
+        try:
+            for buffer in buffers:
+                count += len(buffer)
+                budget.take_bytes(len(buffer))
+                _write(descriptor, memoryview(buffer), name)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        _close(descriptor, name)
+    except BaseException:
+        budget.give_bytes(count)
+        raise
+    return count
+
+
 def leaves(path: bytes, target: bytes) -> bool:
     """Whether a link at ``path`` with this target, both read as text, leads out of the tree."""
     depth = path.count(b"/")
@@ -570,6 +600,13 @@ def leaves(path: bytes, target: bytes) -> bool:
         elif part not in (b"", b"."):
             depth += 1
     return False
+
+
+def _too_long(name: bytes, path: bytes, limits: Limits) -> UnsafeMember:
+    return UnsafeMember(
+        f"member {shown(name)} has a name of {len(path)} bytes; "
+        f"at most {limits.max_name_bytes} are allowed (max_name_bytes)"
+    )
 
 
 def _escapes(path: bytes, target: bytes) -> UnsafeMember:

@@ -17,7 +17,7 @@ from artifacts.archive.formats import (
     sniff_compression,
     without_suffix,
 )
-from artifacts.archive.tree import Stream, Tree, shown
+from artifacts.archive.tree import Stream, Tree, only_file, shown
 from artifacts.archive.untar import BLOCK_BYTES, checksum_holds, untar
 from artifacts.errors import UnsafeMember, UnsupportedArchive
 from artifacts.limits import Budget
@@ -91,9 +91,7 @@ def write_file(buffers: Iterable[Buffer], into: int, name: str, budget: Budget) 
         LimitExceeded: the budget was passed.
         DiskError: the system refused to create or write; ``errno`` says why.
     """
-    with Tree(into, budget, None).settled() as tree:
-        tree.add_stream(file_name(name), Stream(buffers))
-    return _unpacked(tree, "file")
+    return Unpacked(members=1, unpacked_bytes=only_file(file_name(name), buffers, into, budget), format="file")
 
 
 def _unpacked(tree: Tree, format_: str) -> Unpacked:
