@@ -174,12 +174,16 @@ class Report:
             with self._lock:
                 self._on_event(event)
 
-    def on_bytes(self, op: str, label: str) -> Callable[[int, int | None], None]:
-        """What a transfer calls with its bytes so far and in all."""
+    def on_bytes(self, op: str, label: str) -> Callable[[int, int | None], None] | None:
+        """What a transfer calls with its bytes so far and in all; None where nobody listens."""
+        if self._on_event is None:
+            return None
         return lambda done, total: self.emit(Progress(op=op, label=label, done_bytes=done, total_bytes=total))
 
-    def on_retry(self, op: str, label: str) -> OnRetry:
-        """What a store calls before it waits."""
+    def on_retry(self, op: str, label: str) -> OnRetry | None:
+        """What a store calls before it waits; None where nobody listens."""
+        if self._on_event is None:
+            return None
         return lambda retry: self.emit(
             Retried(op=op, label=label, attempt=retry.attempt, wait_seconds=retry.wait_seconds, error=str(retry.error))
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,23 +25,28 @@ from creds.store import Buffer, Cancel, ObjectMeta, OnRetry, Reading, Store
 
 
 def fetch_file(
-    store: Store, key: str, into: int, part: Part, asked: transfer.Asked, *, name: str, budget: Budget
+    store: Store, key: str, into: Callable[[bool], int], part: Part, asked: transfer.Asked, *, name: str, budget: Budget
 ) -> transfer.Transferred:
     """As :func:`artifacts.transfer.fetch` without unpacking, and going on where an earlier process stopped.
 
     Args:
-        into: a descriptor of a folder on the file system of ``part``.
+        into: gives a descriptor of an empty folder on the file system of ``part``; called once, when it is needed. Told
+            whether the whole object is at hand, so that nothing is waited for from then on.
         part: where what came is kept until all of it is here. A part of another generation of the object is not used.
     """
     keeping = _Keeping(part)
     try:
         with transfer.Incoming(store, key, asked, keeping.open) as incoming:
-            if keeping.file is None:
-                done = write_file(incoming.buffers, into, name, budget)
-            else:
+            whole = incoming.whole() if keeping.file is None else None
+            if keeping.file is not None:
                 done = _filled(keeping.file, incoming.buffers, budget)
+            elif whole is None:
+                done = write_file(incoming.buffers, into(False), name, budget)
             verified = incoming.verify()
-        keeping.adopt(into, name)
+        if whole is not None:
+            done = write_file(whole, into(True), name, budget)
+        elif keeping.file is not None:
+            keeping.adopt(into(False), name)
     except BaseException as error:
         keeping.end(error)
         raise
@@ -131,8 +136,7 @@ class _Keeping:
 
     def adopt(self, into: int, name: str) -> None:
         """Give the whole file its place."""
-        if self.file is None:
-            return
+        assert self.file is not None
         try:
             self.file.close()
             os.rename(self.file.path, file_name(name), dst_dir_fd=into)

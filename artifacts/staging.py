@@ -31,6 +31,7 @@ import os
 import re
 import stat
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -361,7 +362,7 @@ class StagingDir:
             return
         options = replace(self.options, request_env=request.config.env or {})
         with _Stores(self._open, options, self.policy) as stores, self.cancel.child() as cancel:
-            yield _Work(stores=stores, cancel=cancel)
+            yield _Work(stores=stores, cancel=cancel, turns=_Turns())
 
     def _side_by_side(
         self, op: str, jobs: list[Job], work: Callable[[Job], Receipt], cancel: Cancel
@@ -498,23 +499,24 @@ class StagingDir:
         resolved = job.resolved
         assert resolved is not None
         self._report.emit(Started(op="fetch", label=job.label, location=job.location))
-        with transfer.partial_folder(self.root, job.label) as partial:
+        with _Filling(self.root, job.label, work.turns) as filling:
             try:
                 with self._slot("fetch", job, work):
-                    done = self._fetched(job, how, partial.descriptor, budget, work)
+                    done = self._fetched(job, how, filling.folder, budget, work)
             except (ObjectNotFound, AccessDenied) as error:
                 if not self._starts_empty(job, how, error):
                     raise
                 done = None
+            folder = filling.folder()
             if done is not None and done.format == transfer.FILE:
-                signature = signature_of_file(partial.descriptor, os.fsencode(job.name))
+                signature = signature_of_file(folder, os.fsencode(job.name))
             else:
-                signature = scan(partial.descriptor).signature
+                signature = scan(folder).signature
             record = _record(job, done, signature)
             self._put(
                 job.label, Record(location=job.location, next=record) if old is None else replace(old, next=record)
             )
-            partial.publish(self._label(job.label))
+            filling.publish(self._label(job.label))
             self._put(job.label, record)
         if done is None:
             return self._passed("fetch", job, "empty", record, warnings=warnings)
@@ -524,7 +526,9 @@ class StagingDir:
             "fetch", job, "done", **done.facts(), warnings=(*warnings, *_below(job.label, done.warnings))
         )
 
-    def _fetched(self, job: Job, how: _Stage, into: int, budget: Budget, work: _Work) -> transfer.Transferred:
+    def _fetched(
+        self, job: Job, how: _Stage, into: Callable[[bool], int], budget: Budget, work: _Work
+    ) -> transfer.Transferred:
         assert job.resolved is not None
         store, key, name = work.stores.store(job), job.resolved.key, job.name
         cache = None if job.artifact.mutable else self.cache
@@ -537,7 +541,8 @@ class StagingDir:
             on_retry=self._report.on_retry("fetch", job.label),
         )
         if job.artifact.unpack or cache is not None:
-            return transfer.fetch(store, key, into, asked, name=name, unpacking=job.artifact.unpack, budget=budget)
+            unpacking = job.artifact.unpack
+            return transfer.fetch(store, key, into(False), asked, name=name, unpacking=unpacking, budget=budget)
         return fetch_file(store, key, into, self._part(job, left=how.parts_left), asked, name=name, budget=budget)
 
     def _part(self, job: Job, *, left: bool) -> Part:
@@ -741,6 +746,73 @@ class _Work:
 
     stores: _Stores
     cancel: Cancel
+    turns: _Turns
+
+
+class _Turns:
+    """Small files are written by one thread at a time, while that is quick.
+
+    Threads that make many short system calls side by side hand the interpreter's lock on at each of them, which takes
+    several times as long as the calls. Where a call is a wait (a file system over the network), none waits for another.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._slow = 0  # turns that took long, less those since that did not
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Have the turn while the ``with`` block runs."""
+        if self._slow >= _SLOW_TURNS:
+            yield
+            return
+        with self._lock:
+            began = time.monotonic()
+            yield
+            if time.monotonic() - began > _QUICK_SECONDS:
+                self._slow += 1
+            elif self._slow:
+                self._slow -= 1
+
+
+_SLOW_TURNS = 8
+_QUICK_SECONDS = 0.002
+
+
+class _Filling:
+    """A label's new content: its folder is made when there is something to put into it."""
+
+    def __init__(self, root: Path, label: str, turns: _Turns) -> None:
+        self._root = root
+        self._label = label
+        self._turns = turns
+        self._partial: transfer.PartialFolder | None = None
+
+    def __enter__(self) -> Self:
+        self._stack = contextlib.ExitStack()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def folder(self, at_hand: bool = False) -> int:
+        """A descriptor of the folder.
+
+        Args:
+            at_hand: all that it will hold is, so until it is published nobody else need be at work.
+        """
+        if self._partial is None:
+            if at_hand:
+                self._stack.enter_context(self._turns.taken())
+            self._partial = self._stack.enter_context(transfer.partial_folder(self._root, self._label))
+        return self._partial.descriptor
+
+    def publish(self, target: str) -> None:
+        """Put the folder in its place."""
+        assert self._partial is not None
+        self._partial.publish(target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

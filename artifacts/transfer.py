@@ -40,6 +40,8 @@ OnBytes = Callable[[int, int | None], None]
 
 PROGRESS_SECONDS = 0.1
 READ_BYTES = 1 << 20
+SMALL_BYTES = 1 << 20
+"""An object of at most this size may be held in memory as a whole."""
 FILE = "file"
 
 
@@ -193,10 +195,12 @@ class Incoming:
         # Once is enough.
         taps = expect is not None and not (self._cached is not None and expect.algorithm == "sha256")
         algorithm = expect.algorithm if expect is not None and taps else None
-        self.tap = _Tap(algorithm, reading.meta.size_bytes, asked.cancel, asked.on_bytes)
+        size = reading.meta.size_bytes
+        self.tap = _Tap(algorithm, size, asked.cancel, asked.on_bytes)
         self.buffers: Iterable[Buffer] = self.tap.through(reading)
+        self._small = size is not None and size <= SMALL_BYTES
         self._threaded: formats.Threaded[Buffer] | None = None
-        if taps:
+        if taps and not self._small:  # a thread costs more than the digest of a small object
             self.buffers = self._threaded = in_thread(self.buffers, depth=1)
 
     def __enter__(self) -> Self:
@@ -223,6 +227,21 @@ class Incoming:
             with reading:
                 raise ObjectChanged(f"open {key}: the object changed while it was asked for", op="open", location=key)
         return reading
+
+    def whole(self) -> list[Buffer] | None:
+        """All ``buffers`` of a small object; None, and nothing taken, where it is not known to be one.
+
+        Raises:
+            IntegrityError: more came than there should be.
+        """
+        if not self._small:
+            return None
+        buffers = []
+        for buffer in self.buffers:
+            buffers.append(buffer)
+            if self.tap.count > SMALL_BYTES:
+                self.tap.check_size()
+        return buffers
 
     def verify(self) -> str:
         """Hold what came, to its end, to what is known of it; called before the reading is closed.

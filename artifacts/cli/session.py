@@ -70,8 +70,10 @@ class Session:
         receipt = None
         if isinstance(event, Published | Failed | Passed):
             # A call of the library is a run of its own; here it is one of this command, as its record and summary say.
-            receipt = replace(event.receipt, run=self.run)
-            event = replace(event, receipt=receipt)
+            receipt = event.receipt
+            if receipt.run != self.run:
+                receipt = replace(receipt, run=self.run)
+                event = replace(event, receipt=receipt)
             self.receipts.append(receipt)
         if self._log is not None:
             self._log.debug("%r", event)
