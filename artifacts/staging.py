@@ -31,7 +31,6 @@ import os
 import re
 import stat
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -52,6 +51,7 @@ from artifacts.locks import HostSlots
 from artifacts.request import Artifact, Request, parse_size
 from artifacts.resuming import Part, fetch_file
 from artifacts.state import FOLDER, PARTS, Record, State
+from artifacts.turns import Turns
 from creds.errors import AccessDenied, Cancelled, LocationError, ObjectNotFound, ToolkitError
 from creds.location import Location
 from creds.policy import Policy
@@ -362,7 +362,7 @@ class StagingDir:
             return
         options = replace(self.options, request_env=request.config.env or {})
         with _Stores(self._open, options, self.policy) as stores, self.cancel.child() as cancel:
-            yield _Work(stores=stores, cancel=cancel, turns=_Turns())
+            yield _Work(stores=stores, cancel=cancel, turns=Turns())
 
     def _side_by_side(
         self, op: str, jobs: list[Job], work: Callable[[Job], Receipt], cancel: Cancel
@@ -746,43 +746,13 @@ class _Work:
 
     stores: _Stores
     cancel: Cancel
-    turns: _Turns
-
-
-class _Turns:
-    """Small files are written by one thread at a time, while that is quick.
-
-    Threads that make many short system calls side by side hand the interpreter's lock on at each of them, which takes
-    several times as long as the calls. Where a call is a wait (a file system over the network), none waits for another.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._slow = 0  # turns that took long, less those since that did not
-
-    @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
-        """Have the turn while the ``with`` block runs."""
-        if self._slow >= _SLOW_TURNS:
-            yield
-            return
-        with self._lock:
-            began = time.monotonic()
-            yield
-            if time.monotonic() - began > _QUICK_SECONDS:
-                self._slow += 1
-            elif self._slow:
-                self._slow -= 1
-
-
-_SLOW_TURNS = 8
-_QUICK_SECONDS = 0.002
+    turns: Turns
 
 
 class _Filling:
     """A label's new content: its folder is made when there is something to put into it."""
 
-    def __init__(self, root: Path, label: str, turns: _Turns) -> None:
+    def __init__(self, root: Path, label: str, turns: Turns) -> None:
         self._root = root
         self._label = label
         self._turns = turns

@@ -17,6 +17,8 @@ def size_text(count: int) -> str:
 
 def printable(text: str) -> str:
     """``text`` on one line and without what a terminal would obey: control and bidirectional characters escaped."""
+    if text.isprintable():
+        return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape", "replace").decode("ascii")
         for character in text

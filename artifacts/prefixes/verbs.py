@@ -7,7 +7,7 @@ import functools
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from artifacts import transfer
@@ -19,7 +19,8 @@ from artifacts.prefixes.job import Job, Piece
 from artifacts.prefixes.same import OLD_FILE, same, same_md5, stamp
 from artifacts.scratch import SCRATCH
 from artifacts.text import printable
-from creds.store import Cancel, ObjectMeta
+from artifacts.turns import Turns
+from creds.store import Buffer, Cancel, ObjectMeta
 
 
 def get_prefix(
@@ -185,6 +186,7 @@ class _Getting:
     def __init__(self, job: Job, folder: Folder) -> None:
         self._job = job
         self._folder = folder
+        self._turns = Turns()
 
     def pieces(self) -> Iterator[Piece]:
         """What is to be done, in the listing's order; marks of folders are passed over."""
@@ -219,11 +221,30 @@ class _Getting:
 
     def _fetch(self, meta: ObjectMeta, label: str, here: str, at: int, name: bytes) -> Receipt:
         job, began = self._job, time.time()
+        with transfer.Incoming(job.store, meta.key, job.asked(label)) as incoming:
+            whole = incoming.whole()
+            if whole is None:
+                with self._filling(at, name) as descriptor:
+                    self._write(descriptor, incoming.buffers)
+                    verified = incoming.verify()
+                    stamp(descriptor, meta, incoming.reading.meta, began)
+            else:
+                verified = incoming.verify()
+        if whole is not None:
+            with self._turns.taken(), self._filling(at, name) as descriptor:
+                self._write(descriptor, whole)
+                stamp(descriptor, meta, incoming.reading.meta, began)
+        done = incoming.done(transfer.plain(incoming.tap.count), verified)
+        warnings = tuple({**warning, "path": warning["path"] or here} for warning in done.warnings)
+        return job.receipt(label, "done", path=here, **done.facts(), warnings=warnings)
+
+    @contextlib.contextmanager
+    def _filling(self, at: int, name: bytes) -> Iterator[int]:
+        """A descriptor of a new file, which has its name when the ``with`` block has ended."""
         descriptor, scratch = self._folder.new_file()
         try:
             try:
-                done = self._fill(descriptor, label, meta.key)
-                stamp(descriptor, meta, done.meta, began)
+                yield descriptor
             finally:
                 os.close(descriptor)
             os.rename(scratch, name, src_dir_fd=self._folder.scratch, dst_dir_fd=at)
@@ -231,21 +252,16 @@ class _Getting:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(scratch, dir_fd=self._folder.scratch)
             raise
-        warnings = tuple({**warning, "path": warning["path"] or here} for warning in done.warnings)
-        return job.receipt(label, "done", path=here, **done.facts(), warnings=warnings)
 
-    def _fill(self, descriptor: int, label: str, key: str) -> transfer.Transferred:
-        job, progress = self._job, self._job.progress
-        with transfer.Incoming(job.store, key, job.asked(label)) as incoming:
-            for buffer in incoming.buffers:
-                size = len(buffer)
-                written = os.write(descriptor, buffer)
-                while written < size:
-                    written += os.write(descriptor, memoryview(buffer)[written:])
-                if progress is not None:
-                    progress.add(size)
-            verified = incoming.verify()
-        return incoming.done(transfer.plain(incoming.tap.count), verified)
+    def _write(self, descriptor: int, buffers: Iterable[Buffer]) -> None:
+        progress = self._job.progress
+        for buffer in buffers:
+            size = len(buffer)
+            written = os.write(descriptor, buffer)
+            while written < size:
+                written += os.write(descriptor, memoryview(buffer)[written:])
+            if progress is not None:
+                progress.add(size)
 
 
 def _refuse(error: UnsafeKey) -> Receipt:
