@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creds.errors import LocationError
-from creds.location import Location, aws_host, aws_url, split_url
+from creds.location import Location, aws_host, aws_url, quoted, split_url
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -318,3 +318,11 @@ def test_prefixes_may_have_no_key(qualified, endpoint, bucket, key):
     assert (location.endpoint, location.bucket, location.key) == (endpoint, bucket, key)
     with pytest.raises(LocationError):
         Location.parse(qualified)
+
+
+def test_quoting_leaves_plain_text_as_it_is_and_each_other_character_not():
+    """Every character of ASCII, alone: what is unprintable or has a meaning is escaped, all else stays."""
+    for number in range(128):
+        char = chr(number)
+        stays = 33 <= number < 127 and char not in "%?#"
+        assert quoted(f"a{char}b") == (f"a{char}b" if stays else f"a%{number:02X}b")

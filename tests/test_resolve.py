@@ -401,3 +401,37 @@ def test_the_callers_chain_signs_when_asked_by_name(server, machine, tmp_path, m
         store.open("own")
     assert raised.value.http_status == 400
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "credentials"),
+    [
+        ("s3://minio:9000/b/one", "s3://minio:9000/b/two", KEYS),
+        ("s3://s3.eu-west-1.amazonaws.com/b/one", "s3://s3.eu-west-1.amazonaws.com/b/two", PLAIN),
+        ("s3://b/one", "s3://b/two", Credentials(aws=AWSCredential(region="eu-west-1"))),
+        ("http://host/one", "http://host/deep/two", PLAIN),
+        ("sftp://host/one", "sftp://host/two", PLAIN),
+        ("file:///data/one", "file:///data/sub/two", None),
+    ],
+)
+def test_beside_another_key_all_but_the_decision_is_shared(first, second, credentials):
+    """What is taken over is what would have been decided alone, the region's endpoint too."""
+    one = resolve(at(first), credentials, policy=NAMED)
+    beside = resolve(at(second), credentials, policy=NAMED, beside=one)
+    alone = resolve(at(second), credentials, policy=NAMED)
+    names = ("location", "verdict", "identity", "region", "region_source", "on_aws", "addressing", "checksums", "key")
+    assert {name: getattr(beside, name) for name in names} == {name: getattr(alone, name) for name in names}
+    assert beside.server_url == alone.server_url
+
+
+def test_beside_another_key_the_policy_decides_anew():
+    """A file outside the root is refused although its neighbour was allowed, and both decisions are on record."""
+    told = []
+    policy = Policy.for_requests(file_roots=["/data"], on_decision=told.append)
+    one = resolve(at("file:///data/one"), None, policy=policy)
+    with pytest.raises(PolicyError, match="outside every file root"):
+        resolve(at("file:///etc/two"), None, policy=policy, beside=one)
+    assert [(decision.location, decision.allowed) for decision in told] == [
+        ("file:///data/one", True),
+        ("file:///etc/two", False),
+    ]

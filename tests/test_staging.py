@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from artifacts.errors import (
 )
 from artifacts.events import Failed, Passed, Progress, Published, Started, Verified
 from artifacts.limits import Limits
-from artifacts.state import State
+from artifacts.state import Record, State
 from creds import AWSCredential, Cancel, Credentials
 from creds.errors import (
     AccessDenied,
@@ -723,3 +724,70 @@ def test_a_receipt_has_every_key(stage):
     assert line["credential"]["kind"] == "aws"
     assert line["rule"] == "aws"
     assert "planted-secret" not in receipt.to_json()
+
+
+class Liar(MemoryStore):
+    """A store whose answers tell a size of ten bytes, whatever comes then."""
+
+    def open(self, key: str, **asked: object):
+        reading = super().open(key, **asked)
+        reading.meta = replace(reading.meta, size_bytes=10)
+        return reading
+
+
+@pytest.mark.parametrize("size", [9, 11, 3 << 20])
+def test_a_small_object_that_has_another_size_than_was_told(stage, size):
+    """It fails, and neither the label nor anything unfinished is left."""
+    stage.store = Liar({"k": bytes(size)}, part_bytes=4 << 20)
+    with pytest.raises(StagingError, match="the object has 10 bytes and") as caught:
+        stage.dir().stage(request(small=artifact("k", unpack=False)))
+    assert isinstance(caught.value.failures["small"], IntegrityError)
+    assert stage.labels() == [".artifacts"]
+
+
+def test_many_small_artifacts_of_one_place_share_one_store(stage):
+    """300 files of one bucket and two credentials: two stores are opened, and each file is whole, under its label."""
+    contents = {f"p/{number}": b"%d" % number * 100 for number in range(300)}
+    other = Credentials(aws=AWSCredential(access_key="AKOTHER", secret_access_key="planted-secret"))
+    for key, content in contents.items():
+        stage.put(key, content)
+    artifacts = {
+        f"a{number}": artifact(f"p/{number}", unpack=False).model_copy(
+            update={"credentials": other if number % 3 == 0 else KEYS}
+        )
+        for number in range(300)
+    }
+    opened = []
+
+    def opener(location, credentials, *_rest):
+        opened.append(credentials.aws.access_key)
+        return stage.store
+
+    receipts = StagingDir(stage.root, open=opener).stage(request(**artifacts))
+    assert sorted(opened) == ["AKOTHER", "AKTEST"]
+    assert {receipt.status for receipt in receipts} == {"done"}
+    assert [receipt.label for receipt in receipts] == sorted(artifacts)
+    assert {receipt.credential["id"] for receipt in receipts if receipt.label in ("a0", "a3")} == {"AK…"}
+    assert {f"{number}": (stage.root / f"a{number}" / f"{number}").read_bytes() for number in range(300)} == {
+        key.removeprefix("p/"): content for key, content in contents.items()
+    }
+
+
+def test_an_error_of_the_listener_is_raised_where_stage_was_called(stage):
+    """It is a bug of the caller's: no artifact's failure, and not lost in a thread."""
+
+    def listen(event: object) -> None:
+        raise ZeroDivisionError("of the listener")
+
+    stage.put("k", b"x")
+    staging = StagingDir(stage.root, open=lambda *_: stage.store, on_event=listen)
+    with pytest.raises(ZeroDivisionError, match="of the listener"):
+        staging.stage(request(one=artifact("k", unpack=False), two=artifact("k", unpack=False)))
+    assert stage.labels() == [".artifacts"]
+
+
+def test_a_record_is_written_without_what_is_usual_and_read_back_whole():
+    record = Record(location="s3://b/k", etag='"e"', unpacked_bytes=0, mutable=True)
+    told = replace(record, next=Record(location="s3://b/k"))
+    assert record.written() == {"location": "s3://b/k", "etag": '"e"', "unpacked_bytes": 0, "mutable": True}
+    assert Record.read(told.written()) == told

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from trees import Place, open_descriptors, snapshot
 
 from artifacts.archive import pack as module
-from artifacts.archive.pack import Scan, pack, scan
+from artifacts.archive.pack import Scan, pack, scan, signature_of_file
 from artifacts.errors import DiskError
 
 
@@ -499,3 +499,17 @@ def test_any_tree_comes_back_whoever_unpacks_it(tmp_path_factory, tree):
         tar.extractall(base / "python", filter="fully_trusted")
     assert without_link_times(snapshot(base / "python")) == without_link_times(snapshot(base / "root"))
     shutil.rmtree(base)
+
+
+@pytest.mark.parametrize("name", [b"o00001", "données".encode(), b"\xff.bin"])
+def test_the_signature_of_one_file_is_that_of_its_folder(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    path.write_bytes(b"content")
+    path.chmod(0o640)
+    with scanned(tmp_path) as found:
+        assert signature_of_file(found.folder, name) == found.signature
+
+
+def test_the_signature_of_a_file_that_is_not_there_is_an_error(tmp_path):
+    with scanned(tmp_path) as found, pytest.raises(DiskError, match="cannot list 'gone'.*ENOENT"):
+        signature_of_file(found.folder, b"gone")
