@@ -85,6 +85,8 @@ def _zip_content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[b
     # zipfile expands all of a bzip2 or LZMA input it was given at once: it is given little.
     simple = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     step = CHUNK_BYTES if simple else 4096
+    if entry.header_offset < 0:  # zipfile would seek there
+        raise CorruptArchive("the zip is corrupt: a member lies before its beginning")
     content: Any = archive.open(entry)  # its stub lacks read1
     with content:
         while True:

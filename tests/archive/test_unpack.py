@@ -582,6 +582,16 @@ def test_the_copy_of_a_zip_stays_within_the_budget_and_is_then_free(place):
         budget.take_bytes(1)
 
 
+def test_a_zip_whose_member_lies_before_its_beginning_is_corrupt(place):
+    """A directory that says it is further on than it is moves the first member to a negative offset."""
+    archive = bytearray(zipped({"a": b"x"}, 0))
+    end = archive.rindex(b"PK\x05\x06")
+    offset = int.from_bytes(archive[end + 16 : end + 20], "little")
+    archive[end + 16 : end + 20] = (offset + 1).to_bytes(4, "little")
+    with pytest.raises(CorruptArchive, match="before its beginning"):
+        place.unpack(bytes(archive), "x.zip")
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_archives_only_ever_raise_what_is_promised(tmp_path_factory, data):
