@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.request import getproxies_environment
 
 from creds import retry, web
 from creds.errors import CredentialError, StoreError, Unauthenticated
@@ -179,11 +178,9 @@ class Bucket:
 
     def _proxies(self) -> Mapping[str, str]:
         """The proxies by scheme, as boto3 wants them; none where this server is to be reached directly."""
-        given = self.options.proxies
         if web.proxy_of(self._url.origin, self.options) is None:
             return {}
-        proxies = getproxies_environment() if given is None else given
-        return {scheme: url for scheme, url in proxies.items() if scheme in ("http", "https")}
+        return {scheme: url for scheme, url in web.proxies(self.options).items() if scheme in ("http", "https")}
 
     def refresher(self, cancel: Cancel | None) -> retry.Refresh | None:
         """Answers, about keys that were refused, whether the provider now has others. ``cancel`` ends all waits."""
