@@ -7,11 +7,13 @@ needs of the protocol and refuses the rest: an answer is hostile input, and one 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import select
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from creds.store import Buffer
 _HEAD_BYTES = 64 << 10  # the longest head of an answer
 _READ_BYTES = 16 << 10  # what is read to find the head: the rest of it is the body's
 _DRAINED_BYTES = 64 << 10  # a body up to this is read away to keep its connection
+_LASTING = 60  # how many silences' time an answer may take
 _INTERIM = 8  # answers with a status of 1xx before the one that counts
 _CHUNK_LINE_BYTES = 4 << 10
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?")
@@ -59,6 +62,7 @@ class Connection:
 
     def __init__(self, live: socket.socket) -> None:
         self.used = False
+        self._seconds = self._ends = math.inf
         self._ahead = b""
         self._left: int | None = 0
         self._chunked = False
@@ -74,7 +78,11 @@ class Connection:
         self._records = speaks is not live or isinstance(live, ssl.SSLSocket)
 
     def bound(self, seconds: float) -> None:
-        """End every silence that is longer. The socket does it: with Python's own timeout each call would be two."""
+        """End every silence that is longer, and every head; an answer as a whole has sixty times as long.
+
+        The socket itself ends a silence: with Python's own timeout each call would be two.
+        """
+        self._seconds = seconds
         self.live.settimeout(None)
         moment = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
@@ -91,6 +99,7 @@ class Connection:
             BadAnswer, OSError, TimeoutError.
         """
         self._left, self._ahead, self._lasts = None, b"", False  # unless all goes well this was its last exchange
+        self._ends = time.monotonic() + _LASTING * self._seconds
         try:
             self._send(head)
             for piece in body:
@@ -126,9 +135,12 @@ class Connection:
     def _head(self) -> bytes:
         """The bytes up to the empty line; what came after them is the body's first."""
         got = self._ahead
+        ends = time.monotonic() + self._seconds
         while (end := got.find(b"\r\n\r\n")) < 0:
             if len(got) > _HEAD_BYTES:
                 raise BadAnswer("a head without end")
+            if time.monotonic() > ends:
+                raise TimeoutError("a head that drips")
             try:
                 more = self._recv(_READ_BYTES)
             except ConnectionResetError as error:
@@ -163,6 +175,7 @@ class Connection:
         Raises:
             BadAnswer, OSError, TimeoutError: it did not come to its end.
         """
+        self._check_lasting()
         if self._left == 0 and not (self._chunked and self._next_chunk()):
             return b""
         count = most if self._left is None else min(most, self._left)
@@ -181,17 +194,25 @@ class Connection:
 
     def read_into(self, room: memoryview) -> int:
         """As :meth:`read`, into ``room``, whose bytes stay warm in the processor's cache from one call to the next."""
-        if self._ahead or self._chunked or self._left is None:
+        if self._chunked or self._left is None:
             piece = self.read(len(room))
             room[: len(piece)] = piece
             return len(piece)
-        if self._left == 0:
-            return 0
-        count = self._receive(room[: self._left])
-        if not count:
+        self._check_lasting()
+        room = room[: self._left]
+        count = min(len(room), len(self._ahead))
+        room[:count], self._ahead = self._ahead[:count], self._ahead[count:]
+        if count < len(room):
+            count += self._receive(room[count:])
+        if len(room) and not count:
             raise ConnectionResetError("the body ended early")
         self._left -= count
         return count
+
+    def _check_lasting(self) -> None:
+        """End an answer that never says nothing, and next to nothing."""
+        if time.monotonic() > self._ends:
+            raise TimeoutError("an answer that drips")
 
     def _next_chunk(self) -> bool:
         """Begin the next chunk; False where it is the last one, which is empty."""

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from creds.stores import http1
 from creds.stores.http1 import Answer, BadAnswer, Connection, Ended
 
 GET = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
@@ -153,6 +154,21 @@ def test_a_silence_ends() -> None:
         assert connection.read(5) == b"he"
         with pytest.raises(TimeoutError):
             connection.read(5)
+
+
+def test_what_drips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that never says nothing cannot hold on to us for ever: neither by a head nor by a body."""
+    clock = iter(range(0, 10_000, 3))
+    with talking(*[b"HTTP/1.1 200 OK\r\nA: "] + [b"x"] * 50) as connection:
+        monkeypatch.setattr(http1.time, "monotonic", lambda: float(next(clock)))
+        monkeypatch.setattr(http1, "_READ_BYTES", 1)
+        with pytest.raises(TimeoutError, match="a head that drips"):
+            connection.ask(GET)
+    monkeypatch.setattr(http1, "_READ_BYTES", 16 << 10)
+    with talking(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", b"x" * 900) as connection:
+        connection.ask(GET)
+        with pytest.raises(TimeoutError, match="an answer that drips"):
+            body(connection, 1)
 
 
 def test_what_was_not_asked_for() -> None:

@@ -177,6 +177,7 @@ class Connections:
             raise Unreached("the proxy does not answer") from error
         if not 200 <= answer.status < 300:
             raise Unreached(f"the proxy answers {answer.status}")
+        connection.used = False  # by the server, that is
 
 
 def _lines(proxy: Proxy) -> str:

@@ -26,6 +26,7 @@ class Exchange:
     """A successful answer, whose body is still to be read.
 
     Args:
+        method: the request's, as in ``head``.
         head: the request's, as :meth:`creds.stores.s3.bucket.Bucket.request` makes it.
         body: what follows it.
         wire: whoever stops it ends what waits for the server.
@@ -38,15 +39,13 @@ class Exchange:
         CredsError: the server may not be reached, or there are no keys.
     """
 
-    def __init__(
-        self, verb: Verb, wire: Wire, head: Secret, body: Part | None = None, *, bodiless: bool = False
-    ) -> None:
+    def __init__(self, verb: Verb, wire: Wire, method: str, head: Secret, body: Part | None = None) -> None:
         self._verb = verb
         self._wire = wire
         self._connections = verb.bucket.connections()
         self._connection: Connection | None = None
         try:
-            answer = self._ask(head, body, bodiless)
+            answer = self._ask(method, head, body)
         except (OSError, BadAnswer) as error:
             self._explain(error)
         self.status: int = answer.status
@@ -54,7 +53,7 @@ class Exchange:
         if not 200 <= answer.status < 300:
             self._refused(answer)
 
-    def _ask(self, head: Secret, body: Part | None, bodiless: bool) -> http1.Answer:
+    def _ask(self, method: str, head: Secret, body: Part | None) -> http1.Answer:
         while True:
             self._connection = connection = self._connections.take()
             if connection is not None:
@@ -62,11 +61,11 @@ class Exchange:
             else:
                 self._connection = connection = self._connections.open(self._wire, self._verb.cancel)
             try:
-                return connection.ask(
-                    head.get_secret_value().encode("latin-1"), () if body is None else body.pieces, bodiless=bodiless
-                )
+                pieces = () if body is None else body.pieces
+                return connection.ask(head.get_secret_value().encode("latin-1"), pieces, bodiless=method == "HEAD")
             except Ended:
-                if not connection.used:
+                # What may have been done already is not sent again here: whoever repeats it must know that it may.
+                if not connection.used or method not in ("GET", "HEAD"):
                     raise
                 self.drop()  # it was closed in the moment it was taken: another one
 

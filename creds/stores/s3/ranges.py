@@ -175,6 +175,10 @@ class Ranges(S3Reading):
         self._far = False  # the last part's content came too fast to hide a latency like that
         self._stack.callback(self._end)
 
+    def __del__(self) -> None:
+        for part in self._pending:
+            part.drop()  # of a reading that nobody closed
+
     @property
     def pinned(self) -> str:
         if self._next is None and self._responses == 1:
@@ -323,7 +327,8 @@ class Ranges(S3Reading):
             asked["if-match"] = condition
         self._responses += 1
         part.keys = self.verb.bucket.keys(self.verb.cancel)
-        return Exchange(self.verb, self._wire, self.verb.request("GetObject", "GET", keys=part.keys, asked=asked))
+        head = self.verb.request("GetObject", "GET", keys=part.keys, asked=asked)
+        return Exchange(self.verb, self._wire, "GET", head)
 
     def _size(self, part: Part, exchange: Exchange) -> int | None:
         """The whole object's size, from an answer that begins where ``part`` stands."""

@@ -85,7 +85,7 @@ class Verb:
         from creds.stores.s3.exchange import Exchange
 
         head = self.request(operation, method, query=query, asked=asked, body=body, whole_bucket=whole_bucket)
-        exchange = Exchange(self, current() or Wire(), head, body, bodiless=method == "HEAD")
+        exchange = Exchange(self, current() or Wire(), method, head, body)
         return Reply(exchange.headers, exchange.rest())
 
     def request(
