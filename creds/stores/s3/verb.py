@@ -70,6 +70,7 @@ class Verb:
         asked: Mapping[str, str] | None = None,
         body: Part | None = None,
         whole_bucket: bool = False,
+        unread: bool = False,
     ) -> Reply:
         """Send one request, and read its answer.
 
@@ -77,6 +78,7 @@ class Verb:
             operation: as S3's API reference calls it.
             asked: headers, by lower-case name.
             whole_bucket: it is about the bucket, and not the key.
+            unread: the answer's headers are enough.
 
         Raises:
             StoreError: it was refused, or there is no answer.
@@ -86,6 +88,8 @@ class Verb:
 
         head = self.request(operation, method, query=query, asked=asked, body=body, whole_bucket=whole_bucket)
         exchange = Exchange(self, current() or Wire(), method, head, body)
+        if unread:
+            exchange.end()
         return Reply(exchange.headers, exchange.rest())
 
     def request(
@@ -195,6 +199,10 @@ class Verb:
         """The headers that the server has for the key, asked for in this thread."""
         verb = replace(self, op="head")
         asked = {"x-amz-checksum-mode": "ENABLED"} if checksums else {}
+
+        def get(**ranged: str) -> Mapping[str, str]:
+            return verb.call(lambda: verb.ask("GetObject", "GET", asked=asked | ranged, unread=True)).headers
+
         try:
             return verb.call(lambda: verb.ask("HeadObject", "HEAD", asked=asked)).headers
         except StoreError as error:
@@ -203,8 +211,8 @@ class Verb:
         # The answer to a HEAD has no body, so it cannot tell a missing key from a missing bucket, or wrong keys from
         # a lacking permission; a GET of one byte can.
         try:
-            return verb.call(lambda: verb.ask("GetObject", "GET", asked={**asked, "range": "bytes=0-0"})).headers
+            return get(range="bytes=0-0")
         except StoreError as error:
             if error.http_status != 416:
                 raise
-        return verb.call(lambda: verb.ask("GetObject", "GET", asked=asked)).headers  # empty: no range of it exists
+        return get()  # empty: no range of it exists
