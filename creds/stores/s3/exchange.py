@@ -32,7 +32,7 @@ class Exchange:
         wire: whoever stops it ends what waits for the server.
 
     Attributes:
-        status, headers: of the answer, the headers by lower-case name.
+        headers: of the answer, by lower-case name.
 
     Raises:
         StoreError: there is no answer, or not a successful one.
@@ -48,7 +48,6 @@ class Exchange:
             answer = self._ask(method, head, body)
         except (OSError, BadAnswer) as error:
             self._explain(error)
-        self.status: int = answer.status
         self.headers: Mapping[str, str] = answer.headers
         if not 200 <= answer.status < 300:
             self._refused(answer)

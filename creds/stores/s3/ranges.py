@@ -163,7 +163,6 @@ class Ranges(S3Reading):
 
     def __init__(self, verb: Verb, start: int, if_match: str | None) -> None:
         super().__init__(verb, start, if_match)
-        self.verb = verb
         self.rooms = Rooms()
         self._wire = Wire()
         self._news = threading.Condition(self._lock)

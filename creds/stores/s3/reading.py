@@ -17,15 +17,15 @@ class S3Reading(OpenReading):
 
     def __init__(self, verb: Verb, start: int, if_match: str | None) -> None:
         super().__init__(start, if_match, verb.cancel)
-        self._verb = verb
+        self.verb = verb
         self._share = self._stack.enter_context(verb.bucket.window.stream())
 
     @property
     def _where(self) -> str:
-        return self._verb.where
+        return self.verb.where
 
     def _failed(self, kind: type[E], said: str) -> E:
-        return self._verb.failed(kind, said)
+        return self.verb.failed(kind, said)
 
     def _condition(self) -> str | None:
         """The ETag that the next request insists on: that of the first answer, where it names the bytes."""
@@ -35,5 +35,5 @@ class S3Reading(OpenReading):
 
     def _pin(self, now: ObjectMeta) -> None:
         if self._meta is None:
-            self._verb.check_object(now)
+            self.verb.check_object(now)
         super()._pin(now)
