@@ -31,7 +31,7 @@ import os
 import re
 import stat
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from artifacts import transfer
 from artifacts.archive import formats
 from artifacts.archive.pack import Scan, scan, signature_of_file
 from artifacts.cache import BlobCache
+from artifacts.crew import Crew, Size
 from artifacts.digests import Digest
 from artifacts.errors import DiskError, FolderError, LimitExceeded, RequestError, StagingError, UnsupportedArchive
 from artifacts.events import OnEvent, Receipt, Report, Started, Verified, error_facts, resolved_facts
@@ -57,8 +58,6 @@ from creds.location import Location
 from creds.policy import Policy
 from creds.resolve import Resolved, open_store, resolve
 from creds.store import Cancel, Store, StoreOptions, Window
-
-DEFAULT_PARALLEL = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +234,7 @@ class StagingDir:
         window: the process's budget of bytes in flight; None makes one.
         options: how stores talk; its ``window`` and ``request_env`` are set here.
         keep_free_bytes: free space to leave on the folder's file system.
-        parallel: artifacts moved side by side.
+        parallel: artifacts moved side by side; None is what the servers bear and this machine has use for.
         cache: objects of immutable artifacts are taken from it, and kept in it; None asks the stores for every byte.
         slots: how many transfers this machine may have at once, over all processes that share them; None is as many
             as are asked for.
@@ -261,7 +260,7 @@ class StagingDir:
         window: Window | None = None,
         options: StoreOptions | None = None,
         keep_free_bytes: int = 0,
-        parallel: int = DEFAULT_PARALLEL,
+        parallel: int | None = None,
         cache: BlobCache | None = None,
         slots: HostSlots | None = None,
         verify: bool = False,
@@ -362,7 +361,7 @@ class StagingDir:
             return
         options = replace(self.options, request_env=request.config.env or {})
         with _Stores(self._open, options, self.policy) as stores, self.cancel.child() as cancel:
-            yield _Work(stores=stores, cancel=cancel, turns=Turns())
+            yield _Work(stores=stores, cancel=cancel, turns=Turns(), few_large=transfer.FewLarge())
 
     def _side_by_side(
         self, op: str, jobs: list[Job], work: Callable[[Job], Receipt], cancel: Cancel
@@ -370,43 +369,19 @@ class StagingDir:
         """Run the jobs in threads; on a fetch the first failure cancels the rest."""
         receipts: list[Receipt] = []
         failures: dict[str, ToolkitError] = {}
-        bugs: list[BaseException] = []
-        waiting = deque(jobs)
 
-        def run() -> None:
+        def do(job: Job) -> None:
             try:
-                while True:
-                    try:
-                        job = waiting.popleft()
-                    except IndexError:
-                        return
-                    try:
-                        receipts.append(_orderly(work, job, cancel if op == "fetch" else None))
-                    except Cancelled:
-                        receipts.append(self._passed(op, job, "owed" if op == "upload" else "skipped"))
-                    except ToolkitError as error:
-                        failures[job.label] = error
-                        receipts.append(self._failed(op, job, error))
-            except BaseException as error:  # noqa: BLE001 - a bug ends the work, in the thread that called
-                bugs.append(error)
-                cancel.cancel("stopped")
+                receipts.append(_orderly(work, job, cancel if op == "fetch" else None))
+            except Cancelled:
+                receipts.append(self._passed(op, job, "owed" if op == "upload" else "skipped"))
+            except ToolkitError as error:
+                failures[job.label] = error
+                receipts.append(self._failed(op, job, error))
 
-        threads = [
-            threading.Thread(target=run, name=f"artifacts-{op}") for _ in range(max(1, min(self.parallel, len(jobs))))
-        ]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        except BaseException:
-            cancel.cancel("stopped")
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-            raise
-        if bugs:
-            raise bugs[0]
+        schemes = [job.resolved.location.scheme for job in jobs if job.resolved is not None]
+        size = Size.of(schemes, self.parallel)
+        Crew(do, size, stop=lambda: cancel.cancel("stopped"), name=f"artifacts-{op}").feed(jobs)
         self.cancel.check()
         return self._finish(op, failures, receipts)
 
@@ -539,10 +514,13 @@ class StagingDir:
             cancel=work.cancel,
             on_bytes=self._report.on_bytes("fetch", job.label),
             on_retry=self._report.on_retry("fetch", job.label),
+            few_large=None if job.artifact.unpack else work.few_large,
         )
-        if job.artifact.unpack or cache is not None:
-            unpacking = job.artifact.unpack
-            return transfer.fetch(store, key, into(False), asked, name=name, unpacking=unpacking, budget=budget)
+        if job.artifact.unpack:
+            with work.few_large.turn(None):  # even a small archive may hold a lot
+                return transfer.fetch(store, key, into(False), asked, name=name, unpacking=True, budget=budget)
+        if cache is not None:
+            return transfer.fetch(store, key, into(False), asked, name=name, unpacking=False, budget=budget)
         return fetch_file(store, key, into, self._part(job, left=how.parts_left), asked, name=name, budget=budget)
 
     def _part(self, job: Job, *, left: bool) -> Part:
@@ -633,6 +611,7 @@ class StagingDir:
         store = work.stores.store(job)
         with contextlib.ExitStack() as opened:
             source = opened.enter_context(self._source(job, descriptor, found, record))
+            opened.enter_context(work.few_large.turn(source.size_hint_bytes))
             opened.enter_context(self._slot("upload", job, work))
             if resumable(store, source):
                 name = f"{job.label}\0{job.resolved.location}"
@@ -747,6 +726,7 @@ class _Work:
     stores: _Stores
     cancel: Cancel
     turns: Turns
+    few_large: transfer.FewLarge
 
 
 class _Filling:

@@ -16,6 +16,7 @@ import errno
 import os
 import re
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -43,6 +44,26 @@ READ_BYTES = 1 << 20
 SMALL_BYTES = 1 << 20
 """An object of at most this size may be held in memory as a whole."""
 FILE = "file"
+_LARGE_BYTES = 8 << 20
+_LARGE_AT_ONCE = 8
+
+
+class FewLarge:
+    """Lets few large objects be on their way at once, whatever is on its way besides.
+
+    Each may hold a part beside the window, a decompressor and open folders: with more of them memory would not be
+    bounded. They keep several connections busy each, so more of them would be no faster.
+    """
+
+    def __init__(self) -> None:
+        self._places = threading.Semaphore(_LARGE_AT_ONCE)
+
+    def turn(self, size_bytes: int | None) -> contextlib.AbstractContextManager[object]:
+        """Wait until an object of this size, in bytes, may be moved; one of no known size is taken for large.
+
+        All that use this are stopped together: whoever waits has its turn when another one ends.
+        """
+        return contextlib.nullcontext() if size_bytes is not None and size_bytes < _LARGE_BYTES else self._places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +175,7 @@ class Asked:
         open: begins to read it in the store's place, as :meth:`artifacts.cache.BlobCache.open` does; takes the store,
             the key, ``meta`` (what the store said of it just now, or None), ``if_match``, ``cancel`` and ``on_retry``.
         on_bytes: called about ten times a second.
+        few_large: when a large object may come, once it has been asked for; None is at once.
     """
 
     expect: Digest | None = None
@@ -163,6 +185,7 @@ class Asked:
     cancel: Cancel | None = None
     on_bytes: OnBytes | None = None
     on_retry: OnRetry | None = None
+    few_large: FewLarge | None = None
 
 
 class Incoming:
@@ -199,15 +222,27 @@ class Incoming:
         self.tap = _Tap(algorithm, size, asked.cancel, asked.on_bytes)
         self.buffers: Iterable[Buffer] = self.tap.through(reading)
         self._small = size is not None and size <= SMALL_BYTES
+        self._turn = None if self._small or asked.few_large is None else asked.few_large.turn(size)
         self._threaded: formats.Threaded[Buffer] | None = None
         if taps and not self._small:  # a thread costs more than the digest of a small object
             self.buffers = self._threaded = in_thread(self.buffers, depth=1)
 
     def __enter__(self) -> Self:
+        if self._turn is not None:
+            self._turn.__enter__()
         self.reading.__enter__()
         return self
 
     def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._close(kind, error, trace)
+        finally:
+            if self._turn is not None:
+                self._turn.__exit__(kind, error, trace)
+
+    def _close(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._threaded is None:

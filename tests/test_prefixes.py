@@ -375,7 +375,7 @@ def test_interrupted(bench, keys, tmp_path):
         bench.put(f"p/{n}", os.urandom(200_000))
     with FaultProxy(bench.server.address) as proxy:
         proxy.add(Fault(match="^GET .*/p/1", times=100, down_bytes_per_second=20_000))
-        process = start("get", bench.through(proxy.url).place("p/"), tmp_path / "got", *keys)
+        process = start("get", bench.through(proxy.url).place("p/"), tmp_path / "got", *keys, "--transfers", "20")
         while not (tmp_path / "got" / "9").exists():
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)

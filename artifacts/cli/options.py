@@ -631,7 +631,7 @@ def staging_dir(
     **rest: Any,
 ) -> StagingDir:
     """The staging folder, with what the operator allows."""
-    from artifacts.staging import DEFAULT_PARALLEL, StagingDir
+    from artifacts.staging import StagingDir
 
     policy, options = operator(session, **rest)
     file = settings(session, rest["config"])
@@ -642,7 +642,7 @@ def staging_dir(
         options=options,
         limits=limits(session, rest["config"], max_bytes),
         keep_free_bytes=(file.keep_free_bytes or 0) if keep_free is None else keep_free,
-        parallel=transfers or DEFAULT_PARALLEL,
+        parallel=transfers,
         cache=moving.cache,
         slots=moving.slots,
         verify=moving.verify,

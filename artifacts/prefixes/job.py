@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from artifacts import transfer
+from artifacts.crew import Crew, Size
 from artifacts.errors import DiskError, PrefixError
 from artifacts.events import OnEvent, Progress, Receipt, Report, Started, error_facts, resolved_facts
 from artifacts.objects import Access, How
@@ -30,16 +30,7 @@ from creds.location import quoted
 from creds.resolve import Resolved
 from creds.store import Cancel, ObjectMeta, Store
 
-_PARALLEL = {"s3": 10, "http": 8, "https": 8}
-_PARALLEL_S3_GET = 32
-_PARALLEL_OTHERS = 4
-"""Objects moved side by side where nobody says: what the engine's pool of connections holds, what servers bear."""
-_AHEAD = 2048
-"""Objects that are found ahead of those at work: about two pages of S3."""
 _ENOUGH_FAILURES = 4
-_LARGE_BYTES = 8 << 20
-_LARGE_AT_ONCE = 8
-"""Each object at work may hold a part of this size beside the window: with more at once memory would not be bounded."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE}
 
 Piece = tuple[str, Callable[[], Receipt]]
@@ -70,10 +61,8 @@ class Job:
         self.dry_run = dry_run
         self.progress: _Progress | None = None
         self._outer = cancel or Cancel()
-        self._large = threading.Semaphore(_LARGE_AT_ONCE)
-        scheme = self.resolved.location.scheme
-        usual = _PARALLEL_S3_GET if (scheme, op) == ("s3", "get") else _PARALLEL.get(scheme, _PARALLEL_OTHERS)
-        self._parallel = usual if parallel is None else max(1, parallel)
+        self.few_large = transfer.FewLarge()
+        self._parallel = parallel
         self._facts = resolved_facts(self.resolved)
         where: str = self._facts.pop("location")
         self._where = where if where.endswith("/") else f"{where}/"  # a whole bucket is shown without
@@ -128,10 +117,6 @@ class Job:
             on_retry=self.report.on_retry(self.op, label),
         )
 
-    def turn(self, size_bytes: int | None) -> contextlib.AbstractContextManager[object]:
-        """Wait until an object of this size may be moved: few large ones at once, small ones at any time."""
-        return contextlib.nullcontext() if size_bytes is not None and size_bytes < _LARGE_BYTES else self._large
-
     def sent(self, label: str, source: transfer.Source, path: str | None = None) -> Receipt:
         """Store one object, and its receipt."""
         done = transfer.upload(
@@ -144,8 +129,11 @@ class Job:
         )
         return self.receipt(label, "done", path=path, **done.facts())
 
-    def run(self, pieces: Iterable[Piece]) -> tuple[Receipt, ...]:
+    def run(self, pieces: Iterable[Piece], *others: Job) -> tuple[Receipt, ...]:
         """Do all pieces of work side by side, while they are still being found.
+
+        Args:
+            others: jobs whose stores take part.
 
         Raises:
             PrefixError: some failed.
@@ -154,8 +142,16 @@ class Job:
         """
         if self.progress is not None:
             self.progress.begin()
+        schemes = [job.resolved.location.scheme for job in (self, *others)]
         crowd = _Crowd(self)
-        broken_off = crowd.feed(pieces, self._parallel)
+        crew = Crew(crowd.do, Size.of(schemes, self._parallel), stop=self._stop, name=f"artifacts-{self.op}")
+        broken_off: ToolkitError | None = None
+        try:
+            crew.feed(pieces)
+        except Cancelled:
+            pass  # by the caller, who is told; or for a failure, which is
+        except ToolkitError as error:
+            broken_off = error
         self._outer.check()
         if broken_off is not None:
             if not crowd.receipts:
@@ -169,54 +165,22 @@ class Job:
             raise PrefixError(said, failures=crowd.failures, receipts=receipts)
         return receipts
 
+    def _stop(self) -> None:
+        self.cancel.cancel("stopped")
+
 
 class _Crowd:
-    """Threads that share the pieces of one job."""
+    """What became of the pieces of one job, done by many threads."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._waiting: queue.Queue[Piece | None] = queue.Queue(_AHEAD)
         self._succeeded = 0.0  # when, by the monotonic clock, a piece last did
         self._failed_since = 0  # pieces that failed since then
-        self._broken: BaseException | None = None
         self.receipts: list[Receipt] = []
         self.failures: dict[str, ToolkitError] = {}
 
-    def feed(self, pieces: Iterable[Piece], parallel: int) -> ToolkitError | None:
-        """Have all pieces done. What finding them failed with is returned, so that those found may be finished."""
-        threads: list[threading.Thread] = []
-        broken_off: ToolkitError | None = None
-        try:
-            for piece in pieces:
-                self._waiting.put(piece)
-                if len(threads) < parallel:
-                    threads.append(threading.Thread(target=self._run, name="artifacts-prefix"))
-                    threads[-1].start()
-        except Cancelled:
-            pass  # by the caller, who is told; or for a failure, which is
-        except ToolkitError as error:
-            broken_off = error
-        except BaseException:
-            self._job.cancel.cancel("stopped")
-            raise
-        finally:
-            for _ in threads:
-                self._waiting.put(None)
-            for thread in threads:
-                thread.join()
-        if self._broken is not None:
-            raise self._broken
-        return broken_off
-
-    def _run(self) -> None:
-        while (piece := self._waiting.get()) is not None:
-            try:
-                self._do(*piece)
-            except BaseException as error:  # noqa: BLE001 - a bug ends the job, in the thread that called
-                self._broken = error
-                self._job.cancel.cancel("stopped")
-
-    def _do(self, label: str, work: Callable[[], Receipt]) -> None:
+    def do(self, piece: Piece) -> None:
+        label, work = piece
         began = time.monotonic()
         try:
             self._job.cancel.check()

@@ -44,7 +44,7 @@ def get_prefix(
         url: ends with ``/``.
         path: the folder; made when it is missing.
         dry_run: say what would be fetched, and touch nothing.
-        parallel: objects moved side by side; None is what suits the store.
+        parallel: objects moved side by side; None is what the server bears and this machine has use for.
         how: as :func:`artifacts.get` takes it; the whole prefix counts as one transfer of this machine.
 
     Returns:
@@ -82,7 +82,7 @@ def put_prefix(
         path: a folder, or a file that is put under its own name.
         url: ends with ``/``.
         dry_run: say what would be sent, and send nothing.
-        parallel: objects moved side by side; None is what suits the store.
+        parallel: objects moved side by side; None is what the server bears and this machine has use for.
         how: as :func:`artifacts.put` takes it; the whole folder counts as one transfer of this machine.
 
     Returns:
@@ -111,7 +111,7 @@ def remove_prefix(
     Args:
         url: ends with ``/``.
         dry_run: say what would be deleted, and delete nothing.
-        parallel: objects deleted side by side; None is what suits the store.
+        parallel: objects deleted side by side; None as :func:`get_prefix` takes it.
 
     Returns:
         One receipt an object, sorted by label, which is the key below the prefix.
@@ -147,7 +147,7 @@ def copy_prefix(
     Args:
         source, target: end with ``/``.
         dry_run: say what would be copied, and copy nothing.
-        parallel: objects copied side by side; None is what suits the stores.
+        parallel: objects copied side by side; None as :func:`get_prefix` takes it.
 
     Returns:
         One receipt an object, sorted by label, which is the key below the prefix.
@@ -171,13 +171,13 @@ def copy_prefix(
                 return job.receipt(label, "planned", object_bytes=meta.size_bytes)
             on_retry = job.report.on_retry(job.op, label)
             with (
-                job.turn(meta.size_bytes),
+                job.few_large.turn(meta.size_bytes),
                 origin.store.open(meta.key, cancel=job.cancel, on_retry=on_retry) as reading,
             ):
                 return job.sent(label, transfer.reading_source(reading))
 
         pieces = origin.listed(empty_is_missing=True)
-        return job.run((label, functools.partial(copy, label, meta)) for label, meta in pieces)
+        return job.run(((label, functools.partial(copy, label, meta)) for label, meta in pieces), origin)
 
 
 class _Getting:
@@ -216,7 +216,7 @@ class _Getting:
         if self._job.dry_run:
             return self._job.receipt(label, "planned", meta, path=here, object_bytes=meta.size_bytes)
         assert at is not None
-        with self._job.turn(meta.size_bytes):
+        with self._job.few_large.turn(meta.size_bytes):
             return self._fetch(meta, label, here, at, name)
 
     def _fetch(self, meta: ObjectMeta, label: str, here: str, at: int, name: bytes) -> Receipt:
@@ -348,7 +348,7 @@ class _Putting:
                 return job.receipt(label, "unchanged", meta, path=path, object_bytes=status.st_size)
             if job.dry_run:
                 return job.receipt(label, "planned", path=path, object_bytes=status.st_size)
-            with job.turn(status.st_size):
+            with job.few_large.turn(status.st_size):
                 return job.sent(label, transfer.file_source(descriptor, path), path)
         finally:
             os.close(descriptor)
