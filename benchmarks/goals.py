@@ -66,6 +66,7 @@ GOALS = [
     *_against("upload-large-gz", (0.17, ("tar cz | s5cmd pipe",)), (0.2, ("tarfile + boto3",))),
     *_against("upload-small-tar", (0.9, ("tar c | s5cmd pipe",)), (0.3, ("tarfile + boto3",))),
     *_against("far-fetch-large-tar", (0.8, ("s5cmd cat | tar x",))),
+    *_against("far-objects", (0.8, ("s5cmd run",))),
     *_against("far-prefix", (0.8, ("s5cmd cp",))),
     Goal(work="eight-at-once", peers=("python",), at_most=256 << 20, measure="peak_bytes", over=True),
     Goal(work="start", ours=f"{OURS}, import and loads", peers=("pydantic, one model",), at_most=0.08, over=True),
