@@ -8,6 +8,7 @@ their own busy.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -40,13 +41,17 @@ class Size:
     most: int
 
     @classmethod
-    def of(cls, schemes: Iterable[str], asked: int | None = None) -> Self:
-        """What the servers of these schemes bear; or just as many as somebody asked for."""
+    def of(cls, schemes: Iterable[str], asked: int | None = None, *, at_most: int | None = None) -> Self:
+        """What the servers of these schemes bear, and at most so many; or just as many as somebody asked for."""
         if asked is not None:
+            asked = max(1, asked)
             return cls(first=asked, few=asked, most=asked)
         known = set(schemes) or {"s3"}
         few = min(_FEW.get(scheme, _FEW_OTHERS) for scheme in known)
-        return cls(first=min(few, _FIRST), few=few, most=min(_MANY.get(scheme, few) for scheme in known))
+        most = min(_MANY.get(scheme, few) for scheme in known)
+        if at_most is not None:
+            few, most = min(few, at_most), min(most, at_most)
+        return cls(first=min(few, _FIRST), few=few, most=most)
 
 
 class Crew(Generic[T]):
@@ -143,7 +148,7 @@ class Crew(Generic[T]):
     def _grow(self, most: int) -> None:
         """Begin one more thread if there is something for it to do, and nothing else to do for the processor."""
         if self._may_grow(most):
-            with self._lock:
+            with self._lock, contextlib.suppress(RuntimeError):  # the system may have no more threads to give
                 if self._may_grow(most) and self._is_idle():
                     self._begin()
 

@@ -75,11 +75,15 @@ class HostSlots:
         folder: shared by the processes, all of one user; made when missing.
         count: how many transfers.
 
+    Attributes:
+        count: as above.
+
     Raises:
         DiskError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
+        self.count = count
         self._paths = [folder / f"slot-{number}" for number in range(count)]
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

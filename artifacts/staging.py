@@ -361,7 +361,7 @@ class StagingDir:
             return
         options = replace(self.options, request_env=request.config.env or {})
         with _Stores(self._open, options, self.policy) as stores, self.cancel.child() as cancel:
-            yield _Work(stores=stores, cancel=cancel, turns=Turns(), few_large=transfer.FewLarge())
+            yield _Work(stores=stores, cancel=cancel, turns=Turns(), few_large=transfer.FewLarge(self.parallel))
 
     def _side_by_side(
         self, op: str, jobs: list[Job], work: Callable[[Job], Receipt], cancel: Cancel
@@ -380,7 +380,7 @@ class StagingDir:
                 receipts.append(self._failed(op, job, error))
 
         schemes = [job.resolved.location.scheme for job in jobs if job.resolved is not None]
-        size = Size.of(schemes, self.parallel)
+        size = Size.of(schemes, self.parallel, at_most=None if self.slots is None else self.slots.count)
         Crew(do, size, stop=lambda: cancel.cancel("stopped"), name=f"artifacts-{op}").feed(jobs)
         self.cancel.check()
         return self._finish(op, failures, receipts)

@@ -53,10 +53,13 @@ class FewLarge:
 
     Each may hold a part beside the window, a decompressor and open folders: with more of them memory would not be
     bounded. They keep several connections busy each, so more of them would be no faster.
+
+    Args:
+        asked: more of them, where somebody asks for so many transfers.
     """
 
-    def __init__(self) -> None:
-        self._places = threading.Semaphore(_LARGE_AT_ONCE)
+    def __init__(self, asked: int | None = None) -> None:
+        self._places = threading.Semaphore(max(_LARGE_AT_ONCE, asked or 0))
 
     def turn(self, size_bytes: int | None) -> contextlib.AbstractContextManager[object]:
         """Wait until an object of this size, in bytes, may be moved; one of no known size is taken for large.

@@ -77,6 +77,15 @@ def test_no_more_than_every_server_bears(schemes, few, most):
     assert size.first <= size.few
 
 
+def test_no_more_than_the_machine_may_have():
+    assert Size.of(["s3"], at_most=3) == Size(first=3, few=3, most=3)
+    assert Size.of(["s3"], at_most=20) == Size(first=4, few=8, most=20)
+
+
+def test_at_least_one():
+    assert fed(Crowd(), Size.of(["s3"], 0), count=3) == 1
+
+
 def test_no_pieces_no_threads():
     before = threading.active_count()
     Crew(lambda _: None, Size.of(["s3"]), stop=pytest.fail, name="crew").feed([])

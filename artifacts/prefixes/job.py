@@ -61,7 +61,7 @@ class Job:
         self.dry_run = dry_run
         self.progress: _Progress | None = None
         self._outer = cancel or Cancel()
-        self.few_large = transfer.FewLarge()
+        self.few_large = transfer.FewLarge(parallel)
         self._parallel = parallel
         self._facts = resolved_facts(self.resolved)
         where: str = self._facts.pop("location")
