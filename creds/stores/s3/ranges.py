@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from creds import retry
 from creds.errors import NotSupported, ObjectNotFound, StoreError, StoreUnavailable, ToolkitError
-from creds.store import Buffer
+from creds.store import Buffer, ObjectMeta
+from creds.stores.reading import OpenReading
 from creds.stores.s3 import meta
 from creds.stores.s3.exchange import Exchange
-from creds.stores.s3.reading import S3Reading
 from creds.stores.s3.verb import Verb
 from creds.stores.wire import Wire, spawn
 
 if TYPE_CHECKING:
     from creds.keys import AwsKeys
 
+E = TypeVar("E", bound=StoreError)
 T = TypeVar("T")
 
 _PIECE_BYTES = 512 << 10  # handed on while the processor's cache still has it
@@ -154,16 +155,18 @@ class Part:
             exchange.drop()
 
 
-class Ranges(S3Reading):
+class Ranges(OpenReading):
     """One object; some of its parts are ahead of the one that is wanted, each in a thread.
 
     Whoever iterates reads the first part, and any other that no thread has begun: a small object is one request, and
-    no thread.
+    no thread. It has a share of the window as long as it is open.
     """
 
     def __init__(self, verb: Verb, start: int, if_match: str | None) -> None:
-        super().__init__(verb, start, if_match)
+        super().__init__(start, if_match, verb.cancel)
+        self.verb = verb
         self.rooms = Rooms()
+        self._share = self._stack.enter_context(verb.bucket.window.stream())
         self._wire = Wire()
         self._news = threading.Condition(self._lock)
         self._pending: deque[Part] = deque()  # in order, the one that is wanted first
@@ -183,6 +186,13 @@ class Ranges(S3Reading):
         if self._next is None and self._responses == 1:
             return "etag" if self._if_match is not None and self.meta.strong else "none"
         return "etag" if self.meta.strong else "weak"
+
+    @property
+    def _where(self) -> str:
+        return self.verb.where
+
+    def _failed(self, kind: type[E], said: str) -> E:
+        return self.verb.failed(kind, said)
 
     def _begin(self) -> None:
         """Send the first GET and wait for its headers: they carry size and ETag, so no HEAD is needed."""
@@ -319,6 +329,17 @@ class Ranges(S3Reading):
         if part.end is None or (size is not None and size < part.end):
             part.end = size
         return exchange
+
+    def _condition(self) -> str | None:
+        """The ETag that the next request insists on: that of the first answer, where it names the bytes."""
+        if self._meta is not None and self._meta.strong:
+            return self._meta.etag
+        return self._if_match
+
+    def _pin(self, now: ObjectMeta) -> None:
+        if self._meta is None:
+            self.verb.check_object(now)
+        super()._pin(now)
 
     def _get(self, part: Part, asked: dict[str, str]) -> Exchange:
         condition = self._condition()
