@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from creds.location import split_server
 from creds.store import Cancel, StoreOptions
 from creds.stores.tree import dial, shut
-from creds.web import context, proxy_of
+from creds.web import proxy_of
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -191,9 +191,9 @@ class Contact:
 
         Raises:
             ssl.SSLError: it was not, or there was no handshake.
-            RefreshError: a certificate of ours cannot be read.
+            CredentialError, LocationError: a certificate of ours cannot be used.
         """
-        secured = self._wrap(context(self._options.tls))
+        secured = self._wrap(self._options.tls.context(shown=True))
         raw = secured.getpeercert(binary_form=True)
         return secured.version() or "TLS", _certificate(raw or b"")
 

@@ -15,11 +15,9 @@ from creds import retry
 from creds.errors import RefreshError, bare
 from creds.location import split_url
 from creds.secret import Secret
-from creds.store import Retry, StoreOptions, Tls
+from creds.store import Retry, StoreOptions
 
 if TYPE_CHECKING:
-    import ssl
-
     import urllib3
 
 LIMIT_BYTES = 1 << 20
@@ -56,6 +54,7 @@ def ask(
     Raises:
         RefreshError: no answer, or none of use; retryable unless the server's certificate is not trusted.
         CredentialError: the client's certificate cannot be used.
+        LocationError: the authority's cannot be read.
     """
     import logging
 
@@ -66,25 +65,6 @@ def ask(
         logging.getLogger("creds").info("%s; trying again in %.1f s", again.error, again.wait_seconds)
 
     return retry.run(attempt, retry.Schedule("refresh", options.retries, on_retry=tell))
-
-
-def context(tls: Tls) -> ssl.SSLContext:
-    """How certificates are checked: the system's authorities and ``tls.ca_pem``; shows ``tls.client_cert``.
-
-    Raises:
-        RefreshError: the authority's certificate cannot be read.
-        CredentialError: the client's cannot be used.
-    """
-    import ssl
-
-    try:
-        made = ssl.create_default_context()
-        if tls.ca_pem is not None:
-            made.load_verify_locations(cadata=tls.ca_pem.decode("ascii"))
-    except (OSError, ValueError) as error:
-        raise RefreshError(f"a certificate cannot be read: {error}", hint="it is written as PEM") from error
-    tls.show(made)
-    return made
 
 
 def _once(
@@ -194,13 +174,13 @@ def _pool(url: str, options: StoreOptions) -> urllib3.PoolManager:
     import urllib3
 
     origin = url.partition("://")[0] + "://" + url.partition("://")[2].partition("/")[0]
-    trust = context(options.tls) if origin.startswith("https:") else None
+    trust = options.tls.context(shown=True) if origin.startswith("https:") else None
     proxy = proxy_of(origin, options)
     if proxy is None:
         return urllib3.PoolManager(ssl_context=trust)
     return urllib3.ProxyManager(
         proxy.url,
         proxy_headers=proxy.headers,
-        proxy_ssl_context=context(options.tls) if proxy.url.startswith("https:") else None,
+        proxy_ssl_context=options.tls.context(shown=False) if proxy.url.startswith("https:") else None,
         ssl_context=trust,
     )

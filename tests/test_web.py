@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from creds.errors import CredentialError, RefreshError
+from creds.errors import CredentialError, LocationError, RefreshError
 from creds.location import Location
 from creds.models import AWSCredential, Credentials
 from creds.policy import Policy
@@ -123,8 +123,8 @@ def test_a_private_authority(tmp_path):
 @pytest.mark.parametrize(
     ("tls", "error", "said"),
     [
-        (Tls(ca_pem=b"planted"), RefreshError, "a certificate cannot be read"),
-        (Tls(ca_pem=b"\xff"), RefreshError, "a certificate cannot be read"),
+        (Tls(ca_pem=b"planted"), LocationError, r"the certificate authority \(ca\) cannot be read"),
+        (Tls(ca_pem=b"\xff"), LocationError, r"the certificate authority \(ca\) cannot be read"),
         (Tls(client_cert="/nonexistent/c.pem"), CredentialError, "the client certificate .* cannot be used$"),
     ],
 )

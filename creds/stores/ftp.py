@@ -33,7 +33,7 @@ from creds.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from creds.store import StoreOptions, Tls
+from creds.store import StoreOptions
 from creds.stores.tree import Addresses, Entry, Failure, TreeStore, dial, printable, shut
 
 CHUNK_BYTES = 256 << 10
@@ -100,7 +100,7 @@ class FtpStore(TreeStore):
 
     def _session(self) -> _Session:
         if self._security != "none" and self._context is None:
-            self._context = _tls_context(self._options.tls, self._location)
+            self._context = self._options.tls.context(shown=True)
         return _Session(
             self._host,
             self._port,
@@ -111,18 +111,6 @@ class FtpStore(TreeStore):
             options=self._options,
             addresses=self._addresses,
         )
-
-
-def _tls_context(tls: Tls, location: str) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    try:
-        if tls.ca_pem is not None:
-            context.load_verify_locations(cadata=tls.ca_pem.decode("ascii"))
-    except (OSError, ValueError) as error:  # ssl.SSLError and UnicodeDecodeError among them
-        message = f"open {location}: the CA certificates cannot be read"
-        raise StoreError(message, op="open", location=location, hint="give them in PEM") from error
-    tls.show(context)
-    return context
 
 
 class _Wire:
