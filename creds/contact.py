@@ -19,9 +19,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from creds.location import split_server
+from creds.proxies import proxy_of
 from creds.store import Cancel, StoreOptions
 from creds.stores.tree import dial, shut
-from creds.web import proxy_of
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -158,7 +158,7 @@ class Contact:
         lines = [
             f"CONNECT {target} HTTP/1.1",
             f"Host: {target}",
-            *(f"{name}: {value}" for name, value in self.proxy.headers.items()),
+            *(f"{name}: {value}" for name, value in self.proxy.headers),
         ]
         self._send("\r\n".join([*lines, "", ""]))
         status = self._line()
@@ -246,7 +246,7 @@ class Contact:
         target = path
         if self.proxy is not None and self._scheme == "http":
             target = f"{self._url}{path}"
-            headers |= self.proxy.headers
+            headers |= dict(self.proxy.headers)
         with self._bounded():
             connection.request("HEAD", target, headers=headers)
             answer = connection.getresponse()

@@ -6,14 +6,13 @@ published keys. A redirect is never followed, since what is sent may be a token.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from creds import retry
 from creds.errors import RefreshError, bare
-from creds.location import split_url
+from creds.proxies import proxy_of
 from creds.secret import Secret
 from creds.store import Retry, StoreOptions
 
@@ -54,7 +53,7 @@ def ask(
     Raises:
         RefreshError: no answer, or none of use; retryable unless the server's certificate is not trusted.
         CredentialError: the client's certificate cannot be used.
-        LocationError: the authority's cannot be read.
+        LocationError: the authority's cannot be read, or a proxy's URL.
     """
     import logging
 
@@ -128,47 +127,6 @@ def _unreached(what: str) -> RefreshError:
     return RefreshError(f"{what}: cannot be reached", hint=hint, retryable=True)
 
 
-class Proxy(NamedTuple):
-    """A forward proxy: its URL without a user, and the headers that say who we are to it, which are secrets."""
-
-    url: str
-    headers: Mapping[str, str]
-
-    def __repr__(self) -> str:
-        return f"Proxy({self.url!r})"
-
-
-def proxies(options: StoreOptions) -> dict[str, str]:
-    """The proxies by scheme, and ``no``: those of ``options``, else of the environment."""
-    if options.proxies is not None:
-        return dict(options.proxies)
-    if not any(name.lower().endswith("_proxy") for name in os.environ):
-        return {}
-    from urllib.request import getproxies_environment  # slow to load, and most often there is no proxy
-
-    return getproxies_environment()
-
-
-def proxy_of(url: str, options: StoreOptions) -> Proxy | None:
-    """The proxy that leads to ``url``'s server, or None: that of ``options``, else of the environment."""
-    tls, host, port = split_url(url)
-    found = proxies(options)
-    text = found.get("https" if tls else "http")
-    if not text:
-        return None
-
-    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # unknown to typeshed
-
-    import urllib3
-
-    if proxy_bypass_environment(f"{host}:{port}", found):
-        return None
-
-    parts = urllib3.util.parse_url(text if "://" in text else f"http://{text}")
-    headers = urllib3.make_headers(proxy_basic_auth=parts.auth) if parts.auth else {}
-    return Proxy(f"{parts.scheme}://{parts.netloc}", headers)
-
-
 def _pool(url: str, options: StoreOptions) -> urllib3.PoolManager:
     """Connections for one exchange: keys are renewed so seldom that a kept connection would be closed by then."""
     import urllib3
@@ -180,7 +138,7 @@ def _pool(url: str, options: StoreOptions) -> urllib3.PoolManager:
         return urllib3.PoolManager(ssl_context=trust)
     return urllib3.ProxyManager(
         proxy.url,
-        proxy_headers=proxy.headers,
+        proxy_headers=dict(proxy.headers),
         proxy_ssl_context=options.tls.context(shown=False) if proxy.url.startswith("https:") else None,
         ssl_context=trust,
     )

@@ -6,15 +6,11 @@ This is the only place that knows urllib3's connection classes. Each connection 
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -22,7 +18,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.connection import create_connection
 
-from creds.errors import LocationError, StoreError
+from creds.errors import StoreError
+from creds.proxies import Proxies, Proxy
 from creds.store import StoreOptions, Tls
 from creds.stores.url import Url
 from creds.stores.wire import Wired
@@ -127,9 +124,8 @@ class Connections:
         self._lock = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
-        self._managers: dict[tuple[_Proxy | None, bool, Tls | None], urllib3.PoolManager] = {}
-        self._proxies: dict[str, _Proxy] | None = None
-        self._direct = ""
+        self._managers: dict[tuple[Proxy | None, bool, Tls | None], urllib3.PoolManager] = {}
+        self._proxies: Proxies | None = None
 
     def to(self, url: Url) -> urllib3.PoolManager:
         """The manager for requests to ``url``.
@@ -146,8 +142,8 @@ class Connections:
             if self._closed:
                 raise StoreError(f"{self._location}: the store was closed", location=self._location)
             if self._proxies is None:
-                self._direct, self._proxies = _proxies(self._options)
-            proxy = None if _bypassed(url, self._direct) else self._proxies.get(url.scheme)
+                self._proxies = Proxies(self._options)
+            proxy = self._proxies.to(url.scheme, url.host, url.port)
             own, tls = url.origin == self._base.origin, None
             if url.scheme == "https":
                 tls = self._options.tls if own or self._trusted is None else self._trusted(url.origin)
@@ -155,7 +151,7 @@ class Connections:
                 self._managers[proxy, own, tls] = self._make(proxy, own=own, tls=tls)
             return self._managers[proxy, own, tls]
 
-    def _make(self, proxy: _Proxy | None, *, own: bool, tls: Tls | None) -> urllib3.PoolManager:
+    def _make(self, proxy: Proxy | None, *, own: bool, tls: Tls | None) -> urllib3.PoolManager:
         options = self._options
         settings: dict[str, Any] = {
             "maxsize": _KEPT,
@@ -180,61 +176,3 @@ class Connections:
             managers, self._managers = self._managers, {}
         for manager in managers.values():
             manager.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class _Proxy:
-    """A proxy's URL without its user, and the headers that say who we are."""
-
-    url: str
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-
-
-def _proxies(options: StoreOptions) -> tuple[str, dict[str, _Proxy]]:
-    """Which hosts are reached directly, and the proxy for each scheme: the caller's, or the environment's of now."""
-    texts = urllib.request.getproxies() if options.proxies is None else options.proxies
-    made = {scheme: _proxy(texts[scheme]) for scheme in ("http", "https") if texts.get(scheme)}
-    direct = texts.get("no", "")
-    del texts  # passwords are in no frame of an error
-    if None in made.values():
-        hint = "write it as http://host:port or http://user:password@host:port"
-        raise LocationError("the proxy's URL cannot be used", hint=hint)
-    return direct, {scheme: proxy for scheme, proxy in made.items() if proxy is not None}
-
-
-def _proxy(text: str) -> _Proxy | None:
-    """Read a proxy's URL; None where it is none."""
-    try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-        url = Url.parse(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
-        user, password = unquote(parts.username or ""), unquote(parts.password or "")
-        headers = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if "@" in parts.netloc else {}
-    except ValueError:
-        return None
-    return _Proxy(f"{url.scheme}://{url.host}:{url.port}", tuple(headers.items()))
-
-
-def _bypassed(url: Url, exceptions: str) -> bool:
-    """Does ``NO_PROXY`` name the host: by ``*``, a name, a domain, ``host:port`` or a network?"""
-    host = url.host.strip("[]")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        address = None
-    for text in exceptions.lower().split(","):
-        entry = text.strip()
-        name, colon, port = entry.rpartition(":")
-        if colon and port.isdecimal() and ":" not in name.strip("[]").split("]")[0]:
-            if int(port) != url.port:
-                continue
-            entry = name
-        entry = entry.strip("[]").removeprefix("*.").lstrip(".")
-        if entry in ("*", host) or (entry and address is None and host.endswith(f".{entry}")):
-            return True
-        if address is not None and "/" in entry:
-            try:
-                if address in ipaddress.ip_network(entry, strict=False):
-                    return True
-            except ValueError:
-                continue
-    return False

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from creds import retry, web
+from creds import proxies, retry
 from creds.errors import CredentialError, StoreError, Unauthenticated
 from creds.secret import Secret
 from creds.store import Cancel, StoreOptions, Window
@@ -112,7 +112,7 @@ class Bucket:
         self._ready()
         with self._lock:
             if self._connections is None:
-                proxy = web.proxy_of(self._url.origin, self.options)
+                proxy = proxies.proxy_of(self._url.origin, self.options)
                 self._connections = Connections(self._url, self.options, proxy, self._addresses)
             return self._connections
 
@@ -178,9 +178,9 @@ class Bucket:
 
     def _proxies(self) -> Mapping[str, str]:
         """The proxies by scheme, as boto3 wants them; none where this server is to be reached directly."""
-        if web.proxy_of(self._url.origin, self.options) is None:
+        if proxies.proxy_of(self._url.origin, self.options) is None:
             return {}
-        return {scheme: url for scheme, url in web.proxies(self.options).items() if scheme in ("http", "https")}
+        return {scheme: url for scheme, url in proxies.named(self.options).items() if scheme in ("http", "https")}
 
     def refresher(self, cancel: Cancel | None) -> retry.Refresh | None:
         """Answers, about keys that were refused, whether the provider now has others. ``cancel`` ends all waits."""

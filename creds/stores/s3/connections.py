@@ -14,7 +14,7 @@ from creds.stores.url import Url
 from creds.stores.wire import Wire, apart
 
 if TYPE_CHECKING:
-    from creds.web import Proxy
+    from creds.proxies import Proxy
 
 Addresses = Callable[[str, int], list[str]]
 
@@ -181,4 +181,4 @@ class Connections:
 
 
 def _lines(proxy: Proxy) -> str:
-    return "".join(f"{name}: {value}\r\n" for name, value in proxy.headers.items())
+    return "".join(f"{name}: {value}\r\n" for name, value in proxy.headers)
