@@ -91,7 +91,7 @@ def _bypassed(host: str, port: int, exceptions: str) -> bool:
     for text in exceptions.lower().split(","):
         entry = text.strip()
         name, colon, number = entry.rpartition(":")
-        if colon and number.isdecimal() and ":" not in name.strip("[]").split("]")[0]:
+        if colon and number.isdecimal() and (":" not in name or name.endswith("]")):  # else it is part of an IPv6
             if int(number) != port:
                 continue
             entry = name

@@ -23,6 +23,7 @@ from creds.errors import (
     AccessDenied,
     Cancelled,
     CredentialError,
+    LocationError,
     NotSupported,
     ObjectChanged,
     ObjectNotFound,
@@ -433,7 +434,7 @@ def test_data_in_the_clear_is_refused(certificates) -> None:
 
 def test_certificates_that_cannot_be_read(plain) -> None:
     # A CA that is no PEM is an error, not an unchecked connection.
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(LocationError, match=r"the certificate authority \(ca\) cannot be read"):
         store_of(plain, "explicit", b"no certificate").head("k")
 
 

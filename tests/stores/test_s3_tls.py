@@ -115,6 +115,13 @@ def test_no_proxy_is_none_for_names_and_addresses(seaweed, bucket, monkeypatch, 
     store.close()
 
 
+def test_no_proxy_names_networks(seaweed, bucket):
+    """As in-cluster endpoints have them; the proxy does not even exist."""
+    store = s3_store(seaweed, bucket, proxies={"http": "http://127.0.0.1:9", "no": "10.0.0.0/8,127.0.0.0/8"})
+    round_trip(store)
+    store.close()
+
+
 def test_plaintext_through_a_proxy(seaweed, bucket):
     """An http endpoint is asked for by its whole URL."""
     with forward_proxy() as proxy:
