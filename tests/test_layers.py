@@ -57,6 +57,7 @@ ALLOWED = {
         "creds.secret",
     ),
     "artifacts/state.py": ("artifacts.errors",),
+    "artifacts/crew.py": ("creds.errors",),
     "artifacts/scratch.py": ("artifacts.archive",),
     "artifacts/digests.py": ("artifacts.errors", "creds.store"),
     "artifacts/locks.py": ("artifacts.errors", "creds.store"),
