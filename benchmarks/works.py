@@ -63,8 +63,8 @@ FULL = Sizes(
     huge_bytes=50 * 1024 * MIB,
     growth=1.0,
 )
-QUICK = replace(FULL.scaled(1 / 15), object_bytes=512 * MIB, objects=320, upload_bytes=40 * MIB, large_bytes=160 * MIB)
-"""What 15 works, of four contenders and six rounds each, can move in less than three minutes."""
+QUICK = replace(FULL.scaled(1 / 15), object_bytes=384 * MIB, objects=240, upload_bytes=40 * MIB, large_bytes=120 * MIB)
+"""What 16 works, of four contenders and six rounds each, can move in less than three minutes."""
 
 GROWTH = {"bytes": (1, 8, 64, 512, 2048, 8192), "members": (10, 100, 1_000, 10_000, 50_000, 200_000)}
 """The points of the curves: MiB in files of up to 32 MiB, and files of 4 KiB."""

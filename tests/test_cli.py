@@ -1064,6 +1064,7 @@ class Interrupt:
         if name == "artifacts.cli.main":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupt())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as it is unless whoever started us ignores it
 from artifacts.cli import main
 main()
 """
