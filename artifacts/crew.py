@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
+from artifacts.processors import processors
 from creds.errors import ToolkitError
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ _FIRST = 4
 _AHEAD = 2048  # pieces that are found ahead of those at work: about two pages of S3's lists
 _QUICK_SECONDS = 0.5
 _LOOK_SECONDS = 0.02  # between two looks at the processor
-_IDLE = 0.75  # of one core's time: Python computes in one thread at a time
+_IDLE = 0.75  # of the processor's time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ class Crew(Generic[T]):
         stop: makes the work of all threads end soon, and the finding of pieces.
         name: of the threads.
         clock, used: seconds that only go forward, and the processor's seconds that this process used.
+        granted: processors that it may use.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Crew(Generic[T]):
         name: str,
         clock: Callable[[], float] = time.monotonic,
         used: Callable[[], float] = time.process_time,
+        granted: Callable[[], float] = processors,
     ) -> None:
         self._work = work
         self._size = size
@@ -88,6 +91,8 @@ class Crew(Generic[T]):
         self._bugs: list[BaseException] = []
         self._looked = clock(), used()
         self._idle = False
+        # Python computes in one thread at a time: what there is beyond one processor is of no use to it.
+        self._busy = _IDLE * min(1.0, granted())
 
     def feed(self, pieces: Iterable[T]) -> None:
         """Have every piece done, in about their order; none of them is None.
@@ -160,6 +165,6 @@ class Crew(Generic[T]):
         now, used = self._clock(), self._used()
         seconds = now - self._looked[0]
         if seconds >= _LOOK_SECONDS:
-            self._idle = used - self._looked[1] < _IDLE * seconds
+            self._idle = used - self._looked[1] < self._busy * seconds
             self._looked = now, used
         return self._idle

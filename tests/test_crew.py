@@ -37,8 +37,9 @@ class Crowd:
             self.done.append(piece)
 
 
-def fed(crowd, size, count=600):
-    Crew(crowd, size, stop=lambda: None, name="crew", clock=crowd.clock, used=crowd.used).feed(range(count))
+def fed(crowd, size, count=600, granted=2.0):
+    watched = {"clock": crowd.clock, "used": crowd.used, "granted": lambda: granted}
+    Crew(crowd, size, stop=lambda: None, name="crew", **watched).feed(range(count))
     assert sorted(crowd.done) == list(range(count))
     return crowd.most
 
@@ -49,6 +50,12 @@ def test_quick_pieces_that_wait_bring_many():
 
 def test_pieces_that_compute_bring_nobody():
     assert fed(Crowd(seconds=0.021, used=1.0), Size(first=4, few=8, most=40)) == 4
+
+
+def test_half_a_processor_is_busy_sooner():
+    """In a container with a quota of half a core the process never uses more, however much there is to do."""
+    assert fed(Crowd(seconds=0.021, used=0.5), Size(first=4, few=8, most=40), granted=0.5) == 4
+    assert fed(Crowd(seconds=0.021, used=0.5), Size(first=4, few=8, most=40), granted=64) > 8
 
 
 def test_pieces_that_take_long_bring_a_few():
