@@ -506,6 +506,7 @@ class StagingDir:
     ) -> transfer.Transferred:
         assert job.resolved is not None
         store, key, name = work.stores.store(job), job.resolved.key, job.name
+        unpacking = job.artifact.unpack
         cache = None if job.artifact.mutable else self.cache
         asked = transfer.Asked(
             expect=job.expect,
@@ -514,13 +515,12 @@ class StagingDir:
             cancel=work.cancel,
             on_bytes=self._report.on_bytes("fetch", job.label),
             on_retry=self._report.on_retry("fetch", job.label),
-            few_large=None if job.artifact.unpack else work.few_large,
+            few_large=None if unpacking else work.few_large,
         )
-        if job.artifact.unpack:
-            with work.few_large.turn(None):  # even a small archive may hold a lot
-                return transfer.fetch(store, key, into(False), asked, name=name, unpacking=True, budget=budget)
-        if cache is not None:
-            return transfer.fetch(store, key, into(False), asked, name=name, unpacking=False, budget=budget)
+        if unpacking or cache is not None:
+            # Even a small archive may hold a lot: it has its turn before it is asked for.
+            with work.few_large.turn(None) if unpacking else contextlib.nullcontext():
+                return transfer.fetch(store, key, into(False), asked, name=name, unpacking=unpacking, budget=budget)
         return fetch_file(store, key, into, self._part(job, left=how.parts_left), asked, name=name, budget=budget)
 
     def _part(self, job: Job, *, left: bool) -> Part:

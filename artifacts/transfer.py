@@ -225,14 +225,13 @@ class Incoming:
         self.tap = _Tap(algorithm, size, asked.cancel, asked.on_bytes)
         self.buffers: Iterable[Buffer] = self.tap.through(reading)
         self._small = size is not None and size <= SMALL_BYTES
-        self._turn = None if self._small or asked.few_large is None else asked.few_large.turn(size)
+        self._turn = contextlib.nullcontext() if asked.few_large is None else asked.few_large.turn(size)
         self._threaded: formats.Threaded[Buffer] | None = None
         if taps and not self._small:  # a thread costs more than the digest of a small object
             self.buffers = self._threaded = in_thread(self.buffers, depth=1)
 
     def __enter__(self) -> Self:
-        if self._turn is not None:
-            self._turn.__enter__()
+        self._turn.__enter__()
         self.reading.__enter__()
         return self
 
@@ -242,8 +241,7 @@ class Incoming:
         try:
             self._close(kind, error, trace)
         finally:
-            if self._turn is not None:
-                self._turn.__exit__(kind, error, trace)
+            self._turn.__exit__(kind, error, trace)
 
     def _close(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
